@@ -1,0 +1,96 @@
+"""Networks by name: ``create('crate_alpha', variant='B/16', num_classes=1000)``."""
+
+import dataclasses
+
+from flax import linen as nn
+
+from crate_jax.config import ConfigError, nearest
+from crate_jax.layers.attention import OUT_MAPS
+from crate_jax.layers.positions import RESAMPLINGS
+from crate_jax.layers.stack import REMAT_POLICIES
+from crate_jax.layers.tokens import POOLS, POSITIONS
+from crate_jax.models import crate, crate_alpha, vit
+from crate_jax.ops.attention import IMPLEMENTATIONS
+from crate_jax.ops.sparse import PROX
+
+MODELS = {
+    "crate": (crate.CRATE, crate.VARIANTS),
+    "crate_alpha": (crate_alpha.CRATEAlpha, crate_alpha.VARIANTS),
+    "vit": (vit.ViT, vit.VARIANTS),
+}
+"""Name to the module class and its table of sizes."""
+
+CHOICES = {
+    "attention": ("mssa", "mhsa"),
+    "attention_implementation": IMPLEMENTATIONS,
+    "feedforward": ("ista", "mlp"),
+    "out_map": OUT_MAPS,
+    "patching": ("linear", "conv"),
+    "pool": POOLS,
+    "position_resampling": RESAMPLINGS,
+    "positions": POSITIONS,
+    "prox": tuple(PROX),
+    "remat": ("none", *REMAT_POLICIES),
+    "residual_from": ("raw", "ln"),
+}
+"""The fields that are one word of a few."""
+
+_SIZES = ("width", "depth", "heads", "patch")
+_FLAX_FIELDS = ("parent", "name")
+
+
+def fields(name: str) -> dict[str, dataclasses.Field]:
+    """The settings of a model, by name."""
+    if name not in MODELS:
+        raise ConfigError(f"there is no model {name!r}{nearest(str(name), MODELS)}")
+    cls, _ = MODELS[name]
+    return {f.name: f for f in dataclasses.fields(cls) if f.name not in _FLAX_FIELDS}
+
+
+def create(name: str, *, variant: str | None = None, **overrides) -> nn.Module:
+    """A network by name and size.
+
+    Args:
+      name: a key of ``MODELS``.
+      variant: ``B`` or ``B/16``: a row of the model's size table, and the patch side. None takes
+        ``width``, ``depth`` and ``heads`` from the overrides.
+      **overrides: any field of the model; they win over the variant.
+
+    Raises:
+      ConfigError: on an unknown model, variant or field (with the nearest valid one), a word that
+        a field does not take, or sizes that do not fit together.
+    """
+    known = fields(name)
+    cls, variants = MODELS[name]
+    sizes = {} if variant is None else _parse_variant(name, variant, variants)
+    for key, value in overrides.items():
+        if key not in known:
+            raise ConfigError(f"model {name!r} has no setting {key!r}{nearest(key, known)}")
+        if key in CHOICES and value not in CHOICES[key]:
+            raise ConfigError(f"model setting {key}={value!r}{nearest(str(value), CHOICES[key])}")
+    settings = sizes | overrides
+    for key in _SIZES:
+        value = settings.get(key, known[key].default)
+        if value is dataclasses.MISSING:
+            raise ConfigError(
+                f"model {name!r} needs {key}: give variant= (one of {', '.join(variants)}) or "
+                f"width=, depth= and heads=."
+            )
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"model setting {key} must be a positive integer; got {value!r}.")
+    if settings.get("head_dim") is None and settings["width"] % settings["heads"]:
+        raise ConfigError(
+            f"width={settings['width']} does not divide over heads={settings['heads']}; change one "
+            f"or give head_dim=."
+        )
+    return cls(**settings)
+
+
+def _parse_variant(name, variant, variants):
+    size, slash, patch = str(variant).partition("/")
+    if size not in variants or (slash and not patch.isdigit()):
+        raise ConfigError(
+            f"model {name!r} has no variant {variant!r}{nearest(size, variants)} Write 'B', or "
+            f"'B/16' to say the patch side too."
+        )
+    return {**variants[size], **({"patch": int(patch)} if slash else {})}
