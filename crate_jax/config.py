@@ -115,7 +115,7 @@ class OptimizerConfig:
     d_coef: float | None = None
     gamma: float | None = None
     trust_coefficient: float | None = None
-    precondition_frequency: int | None = None
+    update_interval: int | None = None
     initial_accumulator_value: float | None = None
     factored: bool | None = None
     min_dim_size_to_factor: int | None = None

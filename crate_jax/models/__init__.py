@@ -1,8 +1,11 @@
 """Networks by name: ``create('crate_alpha', variant='B/16', num_classes=1000)``."""
 
 import dataclasses
+import typing
 
 from flax import linen as nn
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from crate_jax.config import ConfigError, nearest
 from crate_jax.layers.attention import OUT_MAPS
@@ -45,6 +48,23 @@ def fields(name: str) -> dict[str, dataclasses.Field]:
         raise ConfigError(f"there is no model {name!r}{nearest(str(name), MODELS)}")
     cls, _ = MODELS[name]
     return {f.name: f for f in dataclasses.fields(cls) if f.name not in _FLAX_FIELDS}
+
+
+def settings(name: str, *, variant: str | None = None, **overrides) -> ConfigDict:
+    """``config.model`` for a config file: every setting of a model, each open to the command line.
+
+    ``num_classes``, and sizes that the variant decides, are left to be filled in.
+    """
+    cls, _ = MODELS[name]
+    hints = typing.get_type_hints(cls)
+    model = ConfigDict({"name": name, "variant": placeholder(str)})
+    left_open = ("num_classes", "patch" if variant and "/" in variant else None)
+    for key, field in fields(name).items():
+        hint = next(t for t in (typing.get_args(hints[key]) or [hints[key]]) if t is not type(None))
+        filled_in = key in left_open or field.default in (None, dataclasses.MISSING)
+        model[key] = placeholder(hint) if filled_in else field.default
+    model.update({"variant": variant} | overrides)
+    return model
 
 
 def create(name: str, *, variant: str | None = None, **overrides) -> nn.Module:

@@ -35,6 +35,14 @@ VARIANTS = {
     "e": {"width": 1792, "depth": 56, "heads": 16},
 }
 
+LADDER = {
+    "vanilla": {"overcomplete": False, "decoupled": False, "residual": False},
+    "overcomplete": {"overcomplete": True, "decoupled": False, "residual": False},
+    "decoupled": {"overcomplete": True, "decoupled": True, "residual": False},
+    "residual": {"overcomplete": True, "decoupled": True, "residual": True},
+}
+"""The rows of the ablation, each with what is above it; the last is CRATE-alpha."""
+
 normal_02 = nn.initializers.normal(0.02)
 
 

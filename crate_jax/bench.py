@@ -1,0 +1,120 @@
+"""Step time and memory of the ways to run one model, measured side by side.
+
+    python -m crate_jax.bench --model crate_alpha --variant B/16 --batch 4 --rounds 3
+
+Every way is compiled first; then the rounds go through all of them in turn, so that whatever else
+the machine does falls on all alike. Only the ratios of one run are worth comparing. Memory is what
+the compiler allots to the step beyond its arguments. The last row is the white-box measurement of
+the layers, on as many images as the step has.
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+from crate_jax import config as configs
+from crate_jax import models, systems
+from crate_jax.train.flops import matmul_flops
+
+WAYS = {
+    "unrolled": {},
+    "scan": {"scan_layers": True},
+    "scan, remat attention": {"scan_layers": True, "remat": "attention"},
+    "scan, remat dots_no_batch": {"scan_layers": True, "remat": "dots_no_batch"},
+    "scan, remat dots": {"scan_layers": True, "remat": "dots"},
+    "scan, remat full": {"scan_layers": True, "remat": "full"},
+    "scan, bfloat16": {"scan_layers": True, "dtype": "bfloat16"},
+}
+
+
+def make_step(name: str, variant: str, size: int, batch: int, overrides: dict):
+    """A system and its compiled training step, with a state and a batch to run it on."""
+    raw = configs.default()
+    raw.model = models.settings(name, variant=variant, **overrides)
+    raw.data.update(image_size=size, channels=3, num_classes=1000)
+    raw.train.update(batch_size=batch, steps=100)
+    system = systems.create(configs.resolve(raw), total_steps=100, steps_per_epoch=100)
+    image = jax.random.normal(jax.random.key(1), (batch, size, size, 3))
+    data = {"image": image, "label": jnp.arange(batch, dtype=jnp.int32)}
+    state = jax.jit(system.init)(jax.random.key(0), data)
+    step = jax.jit(system.step, donate_argnums=0)
+    start = time.perf_counter()
+    compiled = step.lower(state, data, jax.random.key(2)).compile()
+    return system, compiled, state, data, time.perf_counter() - start
+
+
+def measure(args) -> dict[str, dict[str, float]]:
+    """Seconds a step (median over rounds), seconds to compile, GiB, FLOPs: one row a way."""
+    rows, runs = {}, {}
+    for way in args.ways:
+        system, step, state, data, compile_s = make_step(
+            args.model, args.variant, args.size, args.batch, WAYS[way]
+        )
+        memory = step.memory_analysis()
+        rows[way] = {"compile_s": compile_s, "temporary_gib": memory.temp_size_in_bytes / 2**30}
+        runs[way] = (step, state, data)
+    flops = matmul_flops(system.step, state, data, jax.random.key(0))
+    layers = jax.jit(system.measure)
+    jax.block_until_ready(layers(state, data))
+
+    seconds = {way: [] for way in [*args.ways, "measuring the layers"]}
+    for r in range(args.rounds + 1):  # the first round warms up
+        for way in args.ways:
+            step, state, data = runs[way]
+            start = time.perf_counter()
+            state, metrics = step(state, data, jax.random.key(r))
+            jax.block_until_ready((state, metrics))
+            runs[way] = (step, state, data)
+            if r:
+                seconds[way].append(time.perf_counter() - start)
+        start = time.perf_counter()
+        jax.block_until_ready(layers(state, data))
+        if r:
+            seconds["measuring the layers"].append(time.perf_counter() - start)
+    for way, times in seconds.items():
+        rows.setdefault(way, {})["step_s"] = statistics.median(times)
+    for way in args.ways:
+        rows[way]["images_per_s"] = args.batch / rows[way]["step_s"]
+        rows[way]["gflops_per_s"] = flops / rows[way]["step_s"] / 1e9
+    return rows
+
+
+def show(rows: dict[str, dict[str, float]], title: str) -> None:
+    """Prints the rows, each with its time as a ratio to the first."""
+    columns = ("step_s", "images_per_s", "gflops_per_s", "temporary_gib", "compile_s")
+    table = Table("way", "ratio", *columns, title=title)
+    first = next(iter(rows.values()))["step_s"]
+    for way, row in rows.items():
+        cells = (f"{row[c]:.3g}" if c in row else "" for c in columns)
+        table.add_row(way, f"{row['step_s'] / first:.2f}", *cells)
+    Console().print(table)
+
+
+def main(argv=None) -> None:
+    """The command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m crate_jax.bench", description=__doc__)
+    parser.add_argument("--model", default="crate_alpha", choices=models.MODELS)
+    parser.add_argument("--variant", default="B/16")
+    parser.add_argument("--size", type=int, default=224, help="image side in pixels")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--json", help="also write the rows to this file")
+    args = parser.parse_args(argv)
+    rows = measure(args)
+    device = jax.devices()[0]
+    title = f"{args.model} {args.variant}, {args.size} px, batch {args.batch}, {device.device_kind}"
+    show(rows, title)
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump(rows, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""What config files share: their arguments after the colon, and the size that runs anywhere."""
+
+from types import SimpleNamespace
+
+from ml_collections import ConfigDict
+
+from crate_jax.config import ConfigError, nearest
+
+_WORDS = {"true": True, "false": False, "1": True, "0": False}
+
+
+def parse_arg(arg: str | None, **defaults) -> SimpleNamespace:
+    """``variant=B,smoke`` as attributes; a bare word is a switch turned on.
+
+    Args:
+      arg: what follows the colon of ``--config FILE:ARG``.
+      **defaults: every argument of the file, with its default; the default's type is kept. All
+        files have ``smoke``.
+
+    Raises:
+      ConfigError: on an unknown argument, or a value of the wrong type.
+    """
+    values = {"smoke": False} | defaults
+    for item in filter(None, (arg or "").split(",")):
+        key, equals, text = item.partition("=")
+        if key not in values:
+            raise ConfigError(f"this config file has no argument {key!r}{nearest(key, values)}")
+        kind = type(values[key])
+        try:
+            if kind is bool:
+                values[key] = _WORDS[text.lower()] if equals else True
+            elif not equals:
+                raise ValueError
+            else:
+                values[key] = kind(text)
+        except (KeyError, ValueError):
+            raise ConfigError(
+                f"config argument {item!r}: write {key}= and a value of type {kind.__name__}."
+            ) from None
+    return SimpleNamespace(**values)
+
+
+def choose(name: str, value: str, table: dict):
+    """``table[value]``, or a sentence that lists what the argument ``name`` takes."""
+    if value not in table:
+        raise ConfigError(f"config argument {name}={value!r}{nearest(value, table)}")
+    return table[value]
+
+
+def shrink(config: ConfigDict) -> ConfigDict:
+    """The ``:smoke`` size of a recipe: two steps of a tiny model on synthetic images.
+
+    Optimizer, schedule, augmentation, loss and the model's switches stay as they are.
+    """
+    model, data, train = config.model, config.data, config.train
+    patch = model.patch or int(model.variant.partition("/")[2])
+    model.update(variant=None, width=32, depth=2, heads=4, patch=patch)
+    data.source, data.data_dir = "synthetic", None
+    data.train_split, data.eval_split = "train", "test"
+    data.image_size, data.eval_resize_size = 2 * patch, 2 * patch + 4
+    train.update(
+        steps=2, epochs=None, batch_size=16, eval_batch_size=16, measure_batch=4,
+        eval_every=0, checkpoint_every=0, log_every=1, init_from=None,
+    )  # fmt: skip
+    config.schedule.warmup_steps = min(config.schedule.warmup_steps, 1)
+    config.schedule.warmup_epochs = 0.0
+    return config

@@ -1,0 +1,247 @@
+"""Image classification: any model with a head, softmax cross-entropy, one optimizer."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct, traverse_util
+from jax import Array
+
+from crate_jax import models, optim
+from crate_jax.config import Config, ConfigError
+from crate_jax.interpret import layers
+from crate_jax.models.adapt import adapt
+from crate_jax.objectives.cross_entropy import cross_entropy, smoothed, targets
+from crate_jax.objectives.orthogonality import orthogonality
+from crate_jax.optim.guard import guarded
+from crate_jax.systems.mixing import mix
+
+MEASURED_AT_ONCE = 16
+"""Images whose captured layers are in memory together while layers are measured."""
+
+
+@struct.dataclass
+class State:
+    """What a run carries from step to step.
+
+    Attributes:
+      step: updates tried so far.
+      bad_steps: consecutive steps up to here whose loss or gradient was not finite.
+      params, opt_state: parameters and the optimizer's state.
+      ema: moving average of the parameters, or None.
+    """
+
+    step: Array
+    bad_steps: Array
+    params: Any
+    opt_state: Any
+    ema: Any
+
+
+class Classify:
+    """The classification task; see ``train.protocol.System`` for the contract.
+
+    Args:
+      config: the run.
+      total_steps, steps_per_epoch: length of the run, for the schedule.
+    """
+
+    def __init__(self, config: Config, *, total_steps: int, steps_per_epoch: int):
+        self.config = config
+        self.module = create_model(config)
+        self.schedule = optim.schedules.create(config.schedule, total_steps, steps_per_epoch)
+        data, train = config.data, config.train
+        image = jax.ShapeDtypeStruct(
+            (1, data.image_size, data.image_size, data.channels), "float32"
+        )
+        self.abstract_params = jax.eval_shape(self._fresh_params, jax.random.key(0), image)
+        self.tx = optim.create(config.optimizer, self.schedule, self.abstract_params)
+        if config.classify.ortho_penalty:
+            jax.eval_shape(orthogonality, self.abstract_params)
+        if train.ema_decay and config.optimizer.name.startswith("schedule_free"):
+            raise ConfigError(
+                f"config.optimizer.name={config.optimizer.name!r} averages the parameters itself; "
+                f"set config.train.ema_decay=0."
+            )
+        classify = config.classify
+        self.on_off = (
+            {"on": classify.on_value, "off": classify.off_value}
+            if classify.on_value is not None
+            else smoothed(classify.label_smoothing, self.module.num_classes)
+        )
+
+    def _fresh_params(self, rng: Array, image: Array):
+        return self.module.init(rng, image)["params"]
+
+    def init(self, rng: Array, example_batch: Mapping[str, Array]) -> State:
+        """A fresh state; only the shapes of ``example_batch['image']`` matter."""
+        params = self._fresh_params(rng, example_batch["image"][:1])
+        return State(
+            step=jnp.zeros((), jnp.int32),
+            bad_steps=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=self.tx.init(params),
+            ema=jax.tree.map(jnp.copy, params) if self.config.train.ema_decay else None,
+        )
+
+    def start_from(self, state: State, params: Mapping) -> State:
+        """A fresh state that starts from trained parameters (``config.train.init_from``).
+
+        The optimizer's state is made anew, since some hold a copy of the parameters.
+
+        Raises:
+          ConfigError: listing the leaves that do not fit.
+        """
+        resampling = getattr(self.module, "position_resampling", "linear")
+        loaded = adapt(
+            params, state.params, skip=self.config.train.init_skip, position_resampling=resampling
+        )
+        flat = traverse_util.flatten_dict(state.params)
+        for path, value in loaded.items():
+            fresh = flat[path]
+            flat[path] = jax.device_put(jnp.asarray(value, fresh.dtype), fresh.sharding)
+        params = traverse_util.unflatten_dict(flat)
+        shardings = jax.tree.map(lambda x: x.sharding, state.opt_state)
+        return state.replace(
+            params=params,
+            opt_state=jax.jit(self.tx.init, out_shardings=shardings)(params),
+            ema=None if state.ema is None else jax.tree.map(jnp.copy, params),
+        )
+
+    def loss(
+        self, params, image: Array, target: Array, label: Array, rng: Array
+    ) -> tuple[Array, Array]:
+        """Mean objective of a batch, and the accuracy of its logits."""
+        logits = self.module.apply({"params": params}, image, train=True, rngs={"dropout": rng})
+        loss = cross_entropy(logits, target).mean()
+        if self.config.classify.ortho_penalty:
+            loss += self.config.classify.ortho_penalty * orthogonality(params)
+        return loss, (logits.argmax(-1) == label).mean(dtype=jnp.float32)
+
+    def loss_and_grad(self, params, *batch) -> tuple[tuple[Array, Array], Any]:
+        """:meth:`loss` and its gradient, averaged over ``config.train.accumulate`` microbatches."""
+        *batch, rng = batch
+        parts = self.config.train.accumulate
+        value_and_grad = jax.value_and_grad(self.loss, has_aux=True)
+        if parts == 1:
+            return value_and_grad(params, *batch, rng)
+
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, value_and_grad(params, *part)), None
+
+        xs = (*(microbatches(x, parts) for x in batch), jax.random.split(rng, parts))
+        shapes = jax.eval_shape(value_and_grad, params, *jax.tree.map(lambda x: x[0], xs))
+        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        total, _ = jax.lax.scan(add, zero, xs)
+        return jax.tree.map(lambda x: x / parts, total)
+
+    def step(
+        self, state: State, batch: Mapping[str, Array], rng: Array
+    ) -> tuple[State, dict[str, Array]]:
+        """One update; a loss or gradient that is not finite leaves the parameters alone."""
+        mix_rng, drop_rng = jax.random.split(rng)
+        classify, label = self.config.classify, batch["label"]
+        image, target = mix(
+            mix_rng, batch["image"], targets(label, self.module.num_classes, **self.on_off),
+            mixup_alpha=classify.mixup_alpha, cutmix_alpha=classify.cutmix_alpha,
+        )  # fmt: skip
+        data = (image, target, label, drop_rng)
+        (loss, accuracy), grads = self.loss_and_grad(state.params, *data)
+        updates, opt_state = self.tx.update(
+            grads, state.opt_state, state.params, value=loss,
+            grad_fn=lambda params: self.loss_and_grad(params, *data)[1],
+            obj_fn=lambda params: self.loss_and_grad(params, *data)[0][0],
+        )  # fmt: skip
+        params = optax.apply_updates(state.params, updates)
+        grad_norm = optax.global_norm(grads)
+        new = state.replace(
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            ema=self._averaged(state, params),
+        )
+        ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.global_norm(updates))
+        new = guarded(state, new, ok)
+        metrics = {
+            "loss": loss,
+            "accuracy": accuracy,
+            "grad_norm": grad_norm,
+            "learning_rate": self.config.optimizer.learning_rate * self.schedule(state.step),
+            "bad_steps": new.bad_steps,
+        }
+        return new, metrics
+
+    def _averaged(self, state: State, params):
+        if state.ema is None:
+            return None
+        return optax.incremental_update(params, state.ema, 1.0 - self.config.train.ema_decay)
+
+    def eval_params(self, state: State):
+        """The parameters that are judged: the moving average where there is one."""
+        if state.ema is not None:
+            return state.ema
+        return optim.eval_params(self.config.optimizer, state.opt_state, state.params)
+
+    def forward(self, params, batch: Mapping[str, Array], capture: Sequence[str] = ()):
+        """Logits of ``batch['image']``, and captured layers when asked for."""
+        return self.module.apply({"params": params}, batch["image"], capture=tuple(capture))
+
+    def evaluate(self, state: State, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """Sums over the examples of a batch whose ``mask`` is 1, and their ``count``."""
+        logits = self.forward(self.eval_params(state), batch)
+        label, mask = batch["label"], batch["mask"]
+        one_hot = targets(label, logits.shape[-1], on=1.0, off=0.0)
+        sums = {
+            "loss": cross_entropy(logits, one_hot),
+            "accuracy": logits.argmax(-1) == label,
+            "count": jnp.ones_like(mask),
+        }
+        if logits.shape[-1] > 5:
+            top = jax.lax.top_k(logits, 5)[1]
+            sums["accuracy_top5"] = (top == label[:, None]).any(-1)
+        return {name: jnp.sum(value * mask) for name, value in sums.items()}
+
+    def measure(self, state: State, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """Coding rate and non-zero fraction of every layer, over the images of a fixed batch."""
+        params = self.eval_params(state)
+
+        def some(image):
+            return layers.measure(self.forward(params, {"image": image}, layers.CAPTURE)[1])
+
+        image = batch["image"]
+        parts = max(1, image.shape[0] // MEASURED_AT_ONCE)
+        while image.shape[0] % parts:
+            parts -= 1
+        measured = jax.lax.map(some, microbatches(image, parts))
+        return layers.summarise(
+            jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1), measured)
+        )
+
+
+def create_model(config: Config):
+    """The network of ``config.model``, with as many classes as the data has unless it says so."""
+    settings = {"num_classes": config.data.num_classes} | {
+        key: value for key, value in config.model.items() if value is not None
+    }
+    if "name" not in settings:
+        raise ConfigError(f"config.model.name is not set; write one of {', '.join(models.MODELS)}.")
+    module = models.create(settings.pop("name"), **settings)
+    size, patch = config.data.image_size, module.patch
+    if size % patch:
+        raise ConfigError(
+            f"config.data.image_size={size} does not divide into patches of {patch}x{patch}; "
+            f"change it or config.model.patch."
+        )
+    if module.num_classes < config.data.num_classes:
+        raise ConfigError(
+            f"config.model.num_classes={module.num_classes} is smaller than "
+            f"config.data.num_classes={config.data.num_classes}."
+        )
+    return module
+
+
+def microbatches(x: Array, parts: int) -> Array:
+    """``(B, ...)`` as ``(parts, B / parts, ...)``, every device keeping a share of each part."""
+    return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)

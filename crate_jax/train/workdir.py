@@ -1,0 +1,45 @@
+"""A run's directory: ``config.json`` says which config it belongs to."""
+
+import json
+import os
+import pathlib
+
+from crate_jax import config as configs
+from crate_jax.config import Config, ConfigError
+
+
+def claim(workdir: pathlib.Path, config: Config) -> None:
+    """Makes the directory this config's, or raises if it holds another's.
+
+    Settings that change no number (where data lies, how often to log) may differ; the file then
+    tells the present ones.
+
+    Raises:
+      ConfigError: listing the settings that differ.
+    """
+    path = workdir / "config.json"
+    new = {"digest": configs.digest(config), "config": configs.as_dict(config)}
+    if path.exists():
+        old = json.loads(path.read_text())
+        if old["digest"] != new["digest"]:
+            wanted = configs.numeric_part(config)
+            lines = configs.differences(_only(old["config"], wanted), wanted)
+            raise ConfigError(
+                f"{workdir} holds a run of another config:\n  " + "\n  ".join(lines) + "\n"
+                "Choose another --workdir, or put these settings back."
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(json.dumps(new, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def _only(saved: dict, wanted: dict) -> dict:
+    """The part of a saved config that has to agree: what ``wanted`` names, nested."""
+    return {
+        key: _only(value, wanted[key])
+        if isinstance(value, dict) and isinstance(wanted.get(key), dict) and key != "model"
+        else value
+        for key, value in saved.items()
+        if key in wanted
+    }
