@@ -1,0 +1,190 @@
+"""Batches as a function of (seed, step), through Grain.
+
+Training position p (a row of a step, counted over the run) is record ``shuffle_e(p mod n)`` of
+epoch ``e = p div n``, augmented by a generator seeded by p. Hosts take contiguous rows of each
+global batch, workers whole batches; neither changes what a position holds.
+"""
+
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from crate_jax.config import ConfigError, DataConfig, nearest
+from crate_jax.data import randaugment, sources, transforms
+from crate_jax.data.sources import num_examples, open_source
+
+__all__ = ["eval_batches", "num_examples", "train_batches", "validate"]
+
+_WORDS = {
+    "crop": transforms.CROPS,
+    "interpolation": transforms.FILTERS,
+    "eval_interpolation": transforms.FILTERS,
+    "eval_resize": transforms.EVAL_RESIZES,
+    "randaugment_kind": randaugment.KINDS,
+    "on_bad_image": ("fail", "skip"),
+}
+
+
+def validate(config: DataConfig) -> None:
+    """Raises a sentence about the first thing wrong with the data or its settings.
+
+    Raises:
+      ConfigError: before anything is decoded beyond the first image of each split.
+    """
+    for field, words in _WORDS.items():
+        value = getattr(config, field)
+        if value not in words:
+            raise ConfigError(f"config.data.{field}={value!r}{nearest(value, words)}")
+    if config.channels not in (1, 3):
+        raise ConfigError(f"config.data.channels must be 1 or 3; got {config.channels}.")
+    if config.eval_resize == "shorter" and config.eval_resize_size < config.image_size:
+        raise ConfigError(
+            f"config.data.eval_resize_size={config.eval_resize_size} is smaller than "
+            f"config.data.image_size={config.image_size}, which is cropped from it."
+        )
+    if config.randaugment_layers and config.channels != 3:
+        raise ConfigError("RandAugment wants colour images; set config.data.randaugment_layers=0.")
+    for split in (config.train_split, config.eval_split):
+        _validate_split(config, split)
+
+
+def _validate_split(config: DataConfig, split: str) -> None:
+    source = open_source(config, split)
+    if len(source) == 0:
+        raise ConfigError(f"split {split!r} of {config.source} is empty.")
+    channels = source[0]["image"].shape[-1]
+    if channels != config.channels:
+        raise ConfigError(
+            f"{config.source} has {channels} channels; set config.data.channels={channels}."
+        )
+    known = _known_classes(config, source)
+    if known is not None and known > config.num_classes:
+        raise ConfigError(
+            f"{config.source} has {known} classes; config.data.num_classes={config.num_classes}."
+        )
+
+
+def _known_classes(config: DataConfig, source) -> int | None:
+    if isinstance(source, sources.ArraySource):
+        return int(source.labels.max()) + 1
+    if config.source.startswith("folder:"):
+        return len(source.records.classes)
+    return sources.tfds_builder(config).info.features["label"].num_classes
+
+
+class _HostRows(grain.MapDataset):
+    """One host's contiguous rows of every global batch of a dataset of positions."""
+
+    def __init__(self, parent, *, batch_size: int, process_index: int, process_count: int):
+        super().__init__(parent)
+        self._global, self._local = batch_size, batch_size // process_count
+        self._first = process_index * self._local
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._global * self._local
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self.slice(index)
+        step, row = divmod(index, self._local)
+        return self._parent[step * self._global + self._first + row]
+
+
+class _TrainTransform(grain.transforms.RandomMap):
+    """``train_transform`` of an example, by the generator of its position."""
+
+    def __init__(self, config: DataConfig):
+        self._config = config
+
+    def random_map(self, example: dict, rng: np.random.Generator) -> dict:
+        image = transforms.train_transform(example["image"], self._config, rng)
+        return {**example, "image": image}
+
+
+class _EvalPositions:
+    """The source in order, then its last record again, masked, to a whole number of batches."""
+
+    def __init__(self, source, config: DataConfig, batch_size: int):
+        self._source, self._config, self._batch_size = source, config, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self._source) // self._batch_size) * self._batch_size
+
+    def __getitem__(self, i: int) -> dict:
+        example = self._source[min(i, len(self._source) - 1)]
+        image = transforms.eval_transform(example["image"], self._config)
+        return {**example, "image": image, "mask": np.float32(i < len(self._source))}
+
+
+def _stack(examples: list[dict]) -> dict[str, np.ndarray]:
+    return {
+        "image": np.stack([e["image"] for e in examples]),
+        "label": np.array([e["label"] for e in examples], np.int32),
+        "index": np.array([e["index"] for e in examples], np.int64),
+        "skipped": np.int32(sum(e["skipped"] for e in examples)),
+        **({"mask": np.stack([e["mask"] for e in examples])} if "mask" in examples[0] else {}),
+    }
+
+
+def _local_rows(dataset, batch_size, process_index, process_count):
+    if batch_size % process_count:
+        raise ConfigError(
+            f"a global batch of {batch_size} does not divide over {process_count} hosts; change "
+            f"config.train.batch_size or .eval_batch_size."
+        )
+    rows = _HostRows(
+        dataset, batch_size=batch_size, process_index=process_index, process_count=process_count
+    )
+    return rows.batch(batch_size // process_count, batch_fn=_stack)
+
+
+def _iterate(batches, workers: int) -> Iterator[dict[str, np.ndarray]]:
+    threads = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+    iterator = batches.to_iter_dataset(threads)
+    if workers:
+        iterator = iterator.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(iterator)
+
+
+def train_batches(
+    config: DataConfig,
+    *,
+    seed: int,
+    batch_size: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Endless training batches from ``start_step`` on, this host's rows of each.
+
+    Args:
+      config: source, transforms and workers.
+      seed: of shuffling and augmentation.
+      batch_size: over all hosts.
+      start_step: step of the first batch; nothing before it is read.
+      process_index, process_count: which rows.
+
+    Yields:
+      ``image`` float32 (b,H,W,C), ``label`` int32 (b,), ``index`` int64 (b,), the records' places
+      in the source, and ``skipped``, unreadable images replaced.
+    """
+    source = open_source(config, config.train_split)
+    positions = (
+        grain.MapDataset.source(source)
+        .seed(seed)
+        .shuffle()
+        .repeat()
+        .random_map(_TrainTransform(config))
+    )
+    batches = _local_rows(positions, batch_size, process_index, process_count)
+    return _iterate(batches[start_step:], config.workers)
+
+
+def eval_batches(
+    config: DataConfig, *, batch_size: int, process_index: int = 0, process_count: int = 1
+) -> Iterator[dict[str, np.ndarray]]:
+    """The evaluation split once, in order; ``mask`` is 0 on the padding of the last batch."""
+    source = open_source(config, config.eval_split)
+    positions = grain.MapDataset.source(_EvalPositions(source, config, batch_size))
+    return _iterate(_local_rows(positions, batch_size, process_index, process_count), 0)

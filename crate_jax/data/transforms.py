@@ -1,0 +1,121 @@
+"""From a decoded image to the network's input, by numpy and Pillow.
+
+Pillow's filters widen when they shrink an image, which is torchvision's ``antialias=True``.
+"""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from crate_jax.config import DataConfig
+from crate_jax.data.randaugment import randaugment
+
+FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "area": Image.Resampling.BOX,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+CROPS = ("inception", "pad", "center", "none")
+EVAL_RESIZES = ("shorter", "square")
+ASPECT = (3 / 4, 4 / 3)
+
+
+def resize(image: np.ndarray, height: int, width: int, interpolation: str, box=None) -> np.ndarray:
+    """``image`` (or its box: left, top, right, bottom) at another size, antialiased; uint8 HWC."""
+    if image.shape[:2] == (height, width) and box is None:
+        return image
+    squeeze = image.shape[2] == 1
+    pil = Image.fromarray(image[:, :, 0] if squeeze else image)
+    out = np.asarray(pil.resize((width, height), FILTERS[interpolation], box=box))
+    return out[:, :, None] if squeeze else out
+
+
+def inception_crop(
+    rng: np.random.Generator, height: int, width: int, area: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """torchvision's RandomResizedCrop box ``(top, left, h, w)``.
+
+    Area uniform in ``area``, log aspect ratio uniform between 3/4 and 4/3; after ten boxes that do
+    not fit, the largest central box of an allowed ratio.
+    """
+    for _ in range(10):
+        target = height * width * rng.uniform(*area)
+        ratio = math.exp(rng.uniform(*np.log(ASPECT)))
+        w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+    ratio = width / height
+    if ratio < ASPECT[0]:
+        w, h = width, round(width / ASPECT[0])
+    elif ratio > ASPECT[1]:
+        w, h = round(height * ASPECT[1]), height
+    else:
+        w, h = width, height
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def pad_crop(rng: np.random.Generator, image: np.ndarray, padding: int) -> np.ndarray:
+    """Zero padding on all sides, then a crop of the old size at a uniform place."""
+    H, W, _ = image.shape
+    padded = np.zeros((H + 2 * padding, W + 2 * padding, image.shape[2]), image.dtype)
+    padded[padding : padding + H, padding : padding + W] = image
+    top, left = rng.integers(2 * padding + 1, size=2)
+    return padded[top : top + H, left : left + W]
+
+
+def center_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """The central square, rounded as torchvision rounds."""
+    H, W, _ = image.shape
+    top, left = round((H - size) / 2), round((W - size) / 2)
+    return image[top : top + size, left : left + size]
+
+
+def resize_shorter(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
+    """The shorter side to ``size``, the longer in proportion, rounded down as torchvision's."""
+    H, W, _ = image.shape
+    if H <= W:
+        return resize(image, size, int(size * W / H), interpolation)
+    return resize(image, int(size * H / W), size, interpolation)
+
+
+def normalise(image: np.ndarray, config: DataConfig) -> np.ndarray:
+    """``(x / 255 - mean) / std``, float32."""
+    scale = 1.0 / (255.0 * np.asarray(config.std, np.float32))
+    shift = np.asarray(config.mean, np.float32) / np.asarray(config.std, np.float32)
+    return image.astype(np.float32) * scale.astype(np.float32) - shift
+
+
+def train_transform(image: np.ndarray, config: DataConfig, rng: np.random.Generator) -> np.ndarray:
+    """Crop, flip, RandAugment, normalise: ``(H, W, C)`` uint8 to float32 of ``image_size``."""
+    size = config.image_size
+    if config.crop == "inception":
+        top, left, h, w = inception_crop(rng, *image.shape[:2], config.crop_area)
+        patch = image[top : top + h, left : left + w]
+        image = resize(np.ascontiguousarray(patch), size, size, config.interpolation)
+    elif config.crop == "pad":
+        image = pad_crop(rng, resize(image, size, size, config.interpolation), config.crop_padding)
+    elif config.crop == "center":
+        image = center_crop(resize_shorter(image, size, config.interpolation), size)
+    else:
+        image = resize(image, size, size, config.interpolation)
+    if config.flip and rng.random() < 0.5:
+        image = image[:, ::-1]
+    if config.randaugment_layers:
+        image = randaugment(
+            np.ascontiguousarray(image), rng, kind=config.randaugment_kind,
+            layers=config.randaugment_layers, magnitude=config.randaugment_magnitude,
+        )  # fmt: skip
+    return normalise(image, config)
+
+
+def eval_transform(image: np.ndarray, config: DataConfig) -> np.ndarray:
+    """The shorter side resized and the centre cropped, or the whole squeezed to a square."""
+    size = config.image_size
+    if config.eval_resize == "shorter":
+        image = resize_shorter(image, config.eval_resize_size, config.eval_interpolation)
+        image = center_crop(image, size)
+    else:
+        image = resize(image, size, size, config.eval_interpolation)
+    return normalise(image, config)

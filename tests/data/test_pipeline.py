@@ -1,0 +1,85 @@
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from crate_jax import data
+from crate_jax.config import ConfigError, DataConfig
+
+CONFIG = DataConfig(
+    source="synthetic", image_size=8, channels=3, num_classes=4, crop="inception", flip=True,
+    randaugment_layers=2,
+)  # fmt: skip
+
+
+def _take(n, config=CONFIG, **kwargs):
+    settings = {"seed": 0, "batch_size": 16} | kwargs
+    return list(itertools.islice(data.train_batches(config, **settings), n))
+
+
+def _assert_equal(a, b):
+    assert len(a) == len(b)
+    for x, y in zip(a, b, strict=True):
+        assert x.keys() == y.keys()
+        for key in x:
+            np.testing.assert_array_equal(x[key], y[key], err_msg=key)
+
+
+def test_batches_are_a_function_of_seed_and_step():
+    batches = _take(5)
+    _assert_equal(batches, _take(5))
+    _assert_equal(batches[3:], _take(2, start_step=3))
+    assert not np.array_equal(batches[0]["index"], _take(1, seed=1)[0]["index"])
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_share_the_rows_of_the_same_global_batch(hosts):
+    shares = [_take(3, process_index=h, process_count=hosts) for h in range(hosts)]
+    for whole, *parts in zip(_take(3), *shares, strict=True):
+        for key in ("image", "label", "index"):
+            np.testing.assert_array_equal(whole[key], np.concatenate([p[key] for p in parts]))
+
+
+def test_worker_processes_change_nothing():
+    _assert_equal(_take(5), _take(5, dataclasses.replace(CONFIG, workers=2)))
+
+
+def test_an_epoch_sees_every_record_once_and_shuffles_anew():
+    indices = np.concatenate([b["index"] for b in _take(64)])
+    first, second = indices[:512], indices[512:]
+    np.testing.assert_array_equal(np.sort(first), np.arange(512))
+    np.testing.assert_array_equal(np.sort(second), np.arange(512))
+    assert not np.array_equal(first, second)
+
+
+def test_the_same_record_is_augmented_differently_each_epoch():
+    batches = _take(64)
+    where = {}
+    for batch in batches:
+        for image, index in zip(batch["image"], batch["index"], strict=True):
+            where.setdefault(int(index), []).append(image)
+    differing = sum(not np.array_equal(*images) for images in where.values())
+    assert differing > 450
+
+
+def test_evaluation_covers_the_split_once_in_order():
+    for hosts in (1, 3):
+        shares = [
+            list(data.eval_batches(CONFIG, batch_size=48, process_index=h, process_count=hosts))
+            for h in range(hosts)
+        ]
+        assert {len(share) for share in shares} == {3}
+        rows = [
+            (int(i), float(m))
+            for parts in zip(*shares, strict=True)
+            for part in parts
+            for i, m in zip(part["index"], part["mask"], strict=True)
+        ]
+        assert rows[:128] == [(i, 1.0) for i in range(128)]
+        assert rows[128:] == [(127, 0.0)] * 16
+
+
+def test_a_batch_that_does_not_divide_over_hosts():
+    with pytest.raises(ConfigError, match="16 does not divide over 3 hosts"):
+        _take(1, process_count=3)

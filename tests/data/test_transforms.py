@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from crate_jax.config import DataConfig
+from crate_jax.data import transforms
+from crate_jax.data.randaugment import OPERATIONS, randaugment
+
+RNG = np.random.default_rng(0)
+PHOTO = RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+
+
+def test_normalise_in_float64():
+    config = DataConfig(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), channels=3)
+    want = (PHOTO / 255.0 - np.array(config.mean)) / np.array(config.std)
+    got = transforms.normalise(PHOTO, config)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_the_official_resize_and_crop():
+    """torchvision's Resize(20) and CenterCrop(16): shorter side, longer one rounded down."""
+    resized = transforms.resize_shorter(PHOTO, 20, "bilinear")
+    assert resized.shape == (20, 26, 3)
+    want = np.asarray(Image.fromarray(PHOTO).resize((26, 20), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(resized, want)
+    np.testing.assert_array_equal(transforms.center_crop(resized, 16), resized[2:18, 5:21])
+    assert transforms.resize_shorter(PHOTO.transpose(1, 0, 2), 20, "area").shape == (26, 20, 3)
+
+
+def test_area_resizing_by_two_is_a_mean_over_blocks():
+    got = transforms.resize(PHOTO, 15, 20, "area")
+    want = PHOTO.reshape(15, 2, 20, 2, 3).mean((1, 3))
+    np.testing.assert_allclose(got, want, atol=1.0)  # two passes, each rounded
+
+
+def test_random_resized_crop_follows_its_law():
+    rng = np.random.default_rng(1)
+    boxes = np.array([transforms.inception_crop(rng, 300, 300, (0.2, 0.6)) for _ in range(4000)])
+    top, left, h, w = boxes.T
+    assert (top >= 0).all() and (left >= 0).all()
+    assert (top + h <= 300).all() and (left + w <= 300).all()
+    area, log_ratio = h * w / 300**2, np.log(w / h)
+    np.testing.assert_allclose([area.mean(), area.std()], [0.4, 0.4 / 12**0.5], atol=0.01)
+    bound = np.log(4 / 3)
+    np.testing.assert_allclose(
+        [log_ratio.mean(), log_ratio.std()], [0, 2 * bound / 12**0.5], atol=0.01
+    )
+
+
+def test_a_box_that_never_fits_falls_back_to_the_centre():
+    rng = np.random.default_rng(2)
+    assert transforms.inception_crop(rng, 10, 100, (0.9, 1.0)) == (0, 43, 10, 13)
+    assert transforms.inception_crop(rng, 100, 10, (0.9, 1.0)) == (43, 0, 13, 10)
+
+
+def test_pad_crop_is_a_shift_with_zeros():
+    rng = np.random.default_rng(3)
+    image = np.full((6, 6, 1), 9, np.uint8)
+    sums = {int(transforms.pad_crop(rng, image, 2).sum()) // 9 for _ in range(300)}
+    assert sums == {a * b for a in (4, 5, 6) for b in (4, 5, 6)}
+
+
+def test_flips_half_of_the_time():
+    config = DataConfig(image_size=2, flip=True)
+    image = np.array([[[0], [255]], [[0], [255]]], np.uint8)
+    rng = np.random.default_rng(4)
+    flipped = [transforms.train_transform(image, config, rng)[0, 0, 0] > 0 for _ in range(1000)]
+    assert 0.45 < np.mean(flipped) < 0.55
+
+
+@pytest.mark.parametrize("kind", ["timm", "torchvision"])
+def test_every_operation_keeps_shape_and_type(kind):
+    pil = Image.fromarray(PHOTO)
+    assert len(OPERATIONS[kind]) == {"timm": 15, "torchvision": 14}[kind]
+    for name, operation in OPERATIONS[kind].items():
+        for level in (0.0, 0.5, 1.0):
+            out = operation(pil, level, -1, (1, 2, 3), Image.Resampling.NEAREST)
+            assert out.size == pil.size and out.mode == "RGB", name
+
+
+def test_operations_with_a_closed_form():
+    pil = Image.fromarray(PHOTO)
+
+    def run(kind, name, level, sign=1):
+        out = OPERATIONS[kind][name](pil, level, sign, (7, 7, 7), Image.Resampling.NEAREST)
+        return np.asarray(out).astype(int)
+
+    photo = PHOTO.astype(int)
+    np.testing.assert_array_equal(run("timm", "invert", 0.3), 255 - photo)
+    np.testing.assert_array_equal(
+        run("timm", "solarize", 0.5), np.where(photo < 128, photo, 255 - photo)
+    )
+    np.testing.assert_array_equal(
+        run("timm", "solarize_add", 0.5), np.where(photo < 128, np.minimum(photo + 55, 255), photo)
+    )
+    np.testing.assert_array_equal(run("timm", "posterize", 0.5), photo & 0b11000000)
+    np.testing.assert_array_equal(run("torchvision", "posterize", 0.5), photo & 0b11111100)
+    np.testing.assert_array_equal(run("torchvision", "identity", 0.5), photo)
+    shifted = run("torchvision", "translate_x", 0.5)
+    pixels = int(150 / 331 * 0.5 * 40)
+    np.testing.assert_array_equal(shifted[:, : 40 - pixels], photo[:, pixels:])
+    np.testing.assert_array_equal(shifted[:, 40 - pixels :], 7)
+    for name in (
+        "rotate",
+        "shear_x",
+        "shear_y",
+        "translate_x",
+        "brightness",
+        "color",
+        "contrast",
+        "sharpness",
+    ):
+        for kind in ("timm", "torchvision"):
+            np.testing.assert_array_equal(run(kind, name, 0.0), photo, err_msg=f"{kind} {name}")
+    bright = run("torchvision", "brightness", 14 / 30)
+    np.testing.assert_allclose(bright, np.minimum(photo * (1 + 0.9 * 14 / 30), 255), atol=1)
+
+
+def test_timm_applies_an_operation_half_of_the_time():
+    rng = np.random.default_rng(5)
+    same = [
+        np.array_equal(randaugment(PHOTO, rng, kind="timm", layers=1, magnitude=9.0), PHOTO)
+        for _ in range(600)
+    ]
+    assert 0.45 < np.mean(same) < 0.6
