@@ -61,7 +61,7 @@ def measure(args) -> dict[str, dict[str, float]]:
         runs[way] = (step, state, data)
     flops = matmul_flops(system.step, state, data, jax.random.key(0))
     layers = jax.jit(system.measure)
-    jax.block_until_ready(layers(state, data))
+    jax.block_until_ready(layers(state.params, data))
 
     seconds = {way: [] for way in [*args.ways, "measuring the layers"]}
     for r in range(args.rounds + 1):  # the first round warms up
@@ -74,7 +74,7 @@ def measure(args) -> dict[str, dict[str, float]]:
             if r:
                 seconds[way].append(time.perf_counter() - start)
         start = time.perf_counter()
-        jax.block_until_ready(layers(state, data))
+        jax.block_until_ready(layers(state.params, data))
         if r:
             seconds["measuring the layers"].append(time.perf_counter() - start)
     for way, times in seconds.items():

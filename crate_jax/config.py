@@ -121,6 +121,14 @@ class OptimizerConfig:
     min_dim_size_to_factor: int | None = None
 
 
+HYPERPARAMETERS = tuple(
+    field.name
+    for field in dataclasses.fields(OptimizerConfig)
+    if field.name not in ("name", "learning_rate", "weight_decay", "decay_mask", "clip_norm")
+)
+"""The settings of an optimizer that another may not have."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
     """Learning-rate factor over the run: 0 -> 1 over the warm-up, then the named decay.
@@ -173,6 +181,7 @@ class TrainConfig:
       eval_batch_size: global batch at evaluation.
       measure_batch: images of the fixed validation batch that measures the layers; 0 is off.
       init_from: a run's workdir or a converted checkpoint to start the parameters from.
+      init_checkpoint: which of its checkpoints: ``latest``, ``best`` or a step.
       init_skip: path prefixes left at their fresh values when starting from ``init_from``.
       max_bad_steps: consecutive non-finite steps before the run aborts.
       keep_last, keep_best: checkpoints kept; best by ``best_metric``.
@@ -189,6 +198,7 @@ class TrainConfig:
     eval_batch_size: int = 256
     measure_batch: int = 64
     init_from: str | None = None
+    init_checkpoint: str = "latest"
     init_skip: tuple[str, ...] = ()
     max_bad_steps: int = 5
     keep_last: int = _beyond_digest(2)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from typing import Any
 
 from flax import linen as nn
 from ml_collections import ConfigDict
@@ -10,7 +11,7 @@ from ml_collections.config_dict import placeholder
 from crate_jax.config import ConfigError, nearest
 from crate_jax.layers.attention import OUT_MAPS
 from crate_jax.layers.positions import RESAMPLINGS
-from crate_jax.layers.stack import REMAT_POLICIES
+from crate_jax.layers.stack import REMATS
 from crate_jax.layers.tokens import POOLS, POSITIONS
 from crate_jax.models import crate, crate_alpha, vit
 from crate_jax.ops.attention import IMPLEMENTATIONS
@@ -33,7 +34,7 @@ CHOICES = {
     "position_resampling": RESAMPLINGS,
     "positions": POSITIONS,
     "prox": tuple(PROX),
-    "remat": ("none", *REMAT_POLICIES),
+    "remat": REMATS,
     "residual_from": ("raw", "ln"),
 }
 """The fields that are one word of a few."""
@@ -104,6 +105,17 @@ def create(name: str, *, variant: str | None = None, **overrides) -> nn.Module:
             f"or give head_dim=."
         )
     return cls(**settings)
+
+
+def describe(name: str, module: nn.Module) -> dict[str, Any]:
+    """Every setting of a network as a plain dict, ``name`` first: what a checkpoint says of it."""
+    return {"name": name, **{key: getattr(module, key) for key in fields(name)}}
+
+
+NUMBERLESS = frozenset(
+    "attention_implementation dropout drop_path dtype param_dtype remat scan_layers".split()
+)
+"""Settings that decide how a trained network is run, and not what it computes."""
 
 
 def _parse_variant(name, variant, variants):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from crate_jax.config import ConfigError, OptimizerConfig, nearest
+from crate_jax.config import HYPERPARAMETERS, ConfigError, OptimizerConfig, nearest
 from crate_jax.optim import schedules
 from crate_jax.optim.layerwise import per_layer
 from crate_jax.optim.masks import RULES, decay_mask
@@ -200,8 +200,6 @@ OPTIMIZERS = {
 }  # fmt: skip
 """Every optimizer that ``config.optimizer.name`` may name."""
 
-_NOT_HYPERPARAMETERS = ("name", "learning_rate", "weight_decay", "decay_mask", "clip_norm")
-
 
 def hyperparameters(config: OptimizerConfig) -> dict[str, Any]:
     """The optimizer's defaults with what the config sets.
@@ -214,17 +212,17 @@ def hyperparameters(config: OptimizerConfig) -> dict[str, Any]:
             f"config.optimizer.name={config.name!r}{nearest(config.name, OPTIMIZERS)}"
         )
     values = dict(OPTIMIZERS[config.name].defaults)
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name in _NOT_HYPERPARAMETERS or value is None:
+    for name in HYPERPARAMETERS:
+        value = getattr(config, name)
+        if value is None:
             continue
-        if field.name not in values:
+        if name not in values:
             takes = ", ".join(sorted(values)) or "none besides learning_rate and weight_decay"
             raise ConfigError(
-                f"config.optimizer.{field.name}: {config.name} has no such hyperparameter. It "
+                f"config.optimizer.{name}: {config.name} has no such hyperparameter. It "
                 f"takes: {takes}."
             )
-        values[field.name] = value
+        values[name] = value
     return values
 
 
@@ -269,4 +267,4 @@ def eval_params(config: OptimizerConfig, opt_state, params):
     """The parameters to evaluate: the average x of a schedule-free optimizer, else ``params``."""
     if not config.name.startswith("schedule_free"):
         return params
-    return contrib.schedule_free_eval_params(opt_state[1], params)
+    return jax.jit(contrib.schedule_free_eval_params)(opt_state[1], params)

@@ -86,20 +86,29 @@ class Classify:
             ema=jax.tree.map(jnp.copy, params) if self.config.train.ema_decay else None,
         )
 
-    def start_from(self, state: State, params: Mapping) -> State:
-        """A fresh state that starts from trained parameters (``config.train.init_from``).
+    def adapt(self, params: Mapping, skip: Sequence[str] = ()) -> dict[str, Any]:
+        """Trained parameters as this network's: other layout of layers, patch side or resolution.
 
-        The optimizer's state is made anew, since some hold a copy of the parameters.
+        Args:
+          params: nested dict.
+          skip: path prefixes that are left out.
 
         Raises:
           ConfigError: listing the leaves that do not fit.
         """
-        resampling = getattr(self.module, "position_resampling", "linear")
-        loaded = adapt(
-            params, state.params, skip=self.config.train.init_skip, position_resampling=resampling
-        )
+        flat = adapt(
+            params, self.abstract_params, skip=skip,
+            position_resampling=self.module.position_resampling,
+        )  # fmt: skip
+        return traverse_util.unflatten_dict(flat)
+
+    def start_from(self, state: State, params: Mapping) -> State:
+        """A fresh state with the parameters that :meth:`adapt` gave.
+
+        The optimizer's state is made anew, since some hold a copy of the parameters.
+        """
         flat = traverse_util.flatten_dict(state.params)
-        for path, value in loaded.items():
+        for path, value in traverse_util.flatten_dict(params).items():
             fresh = flat[path]
             flat[path] = jax.device_put(jnp.asarray(value, fresh.dtype), fresh.sharding)
         params = traverse_util.unflatten_dict(flat)
@@ -188,9 +197,9 @@ class Classify:
         """Logits of ``batch['image']``, and captured layers when asked for."""
         return self.module.apply({"params": params}, batch["image"], capture=tuple(capture))
 
-    def evaluate(self, state: State, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def evaluate(self, params, batch: Mapping[str, Array]) -> dict[str, Array]:
         """Sums over the examples of a batch whose ``mask`` is 1, and their ``count``."""
-        logits = self.forward(self.eval_params(state), batch)
+        logits = self.forward(params, batch)
         label, mask = batch["label"], batch["mask"]
         one_hot = targets(label, logits.shape[-1], on=1.0, off=0.0)
         sums = {
@@ -203,9 +212,8 @@ class Classify:
             sums["accuracy_top5"] = (top == label[:, None]).any(-1)
         return {name: jnp.sum(value * mask) for name, value in sums.items()}
 
-    def measure(self, state: State, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def measure(self, params, batch: Mapping[str, Array]) -> dict[str, Array]:
         """Coding rate and non-zero fraction of every layer, over the images of a fixed batch."""
-        params = self.eval_params(state)
 
         def some(image):
             return layers.measure(self.forward(params, {"image": image}, layers.CAPTURE)[1])

@@ -6,6 +6,7 @@ import pathlib
 
 from crate_jax import config as configs
 from crate_jax.config import Config, ConfigError
+from crate_jax.train.checkpoint import SUBDIRECTORY
 
 
 def claim(workdir: pathlib.Path, config: Config) -> None:
@@ -18,6 +19,11 @@ def claim(workdir: pathlib.Path, config: Config) -> None:
       ConfigError: listing the settings that differ.
     """
     path = workdir / "config.json"
+    if not path.exists() and (workdir / SUBDIRECTORY).exists():
+        raise ConfigError(
+            f"{workdir} holds converted weights and no run; choose another --workdir, and set "
+            f"config.train.init_from={str(workdir)!r} to start from them."
+        )
     new = {"digest": configs.digest(config), "config": configs.as_dict(config)}
     if path.exists():
         old = json.loads(path.read_text())

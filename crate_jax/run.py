@@ -1,0 +1,196 @@
+"""From a config to a run: what the modes of the command line do."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from rich.console import Console
+
+from crate_jax import config as configs
+from crate_jax import data, models, systems
+from crate_jax.config import Config, ConfigError
+from crate_jax.interpret import plots, summary
+from crate_jax.sharding import mesh as meshes
+from crate_jax.sharding import rules
+from crate_jax.train import checkpoint, flops, loop
+from crate_jax.train import workdir as workdirs
+from crate_jax.train.data import Data
+from crate_jax.train.evaluation import Evaluator
+from crate_jax.train.loop import Result
+from crate_jax.train.protocol import System
+
+UNKNOWN_EXAMPLES = 10**6
+"""Stands for the size of a data set that is not here, where only shapes matter."""
+
+
+@dataclasses.dataclass
+class Run:
+    """A config and what is made of it without a compilation.
+
+    Attributes:
+      config: of the run.
+      system: its task.
+      mesh: its devices.
+      total_steps: updates of the whole run.
+    """
+
+    config: Config
+    system: System
+    mesh: Mesh
+    total_steps: int
+
+    def meta(self) -> dict[str, Any]:
+        """What a checkpoint says of the run that wrote it."""
+        return {
+            "model": models.describe(self.config.model["name"], self.system.module),
+            "config": configs.as_dict(self.config),
+            "digest": configs.digest(self.config),
+            "total_steps": self.total_steps,
+        }
+
+
+def prepare(config: Config, examples: int | None = None) -> Run:
+    """Makes a run, having looked for everything that can be found wrong before a compile.
+
+    Args:
+      config: of the run.
+      examples: size of the training split; None opens the data and looks at it.
+
+    Raises:
+      ConfigError: a sentence about the first thing found.
+    """
+    train = config.train
+    mesh = meshes.create_mesh(config.mesh)
+    meshes.check_batch(
+        mesh, train.batch_size // train.accumulate, "config.train.batch_size / .accumulate"
+    )
+    meshes.check_batch(mesh, train.eval_batch_size, "config.train.eval_batch_size")
+    if examples is None:
+        data.validate(config.data)
+        examples = data.num_examples(config.data, config.data.train_split)
+    total_steps = train.steps
+    if total_steps is None:
+        total_steps = round(train.epochs * examples / train.batch_size)
+    if total_steps < 1:
+        raise ConfigError("the run has no step; raise config.train.steps or config.train.epochs.")
+    steps_per_epoch = max(1, round(examples / train.batch_size))
+    system = systems.create(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    return Run(config, system, mesh, total_steps)
+
+
+def batches(config: Config, mesh: Mesh) -> Data:
+    """The run's batches, by seed and step; the layers are measured on the first images."""
+    train = config.train
+    hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    measured = None
+    if train.measure_batch:
+        size = min(train.measure_batch, data.num_examples(config.data, config.data.eval_split))
+        shards = meshes.batch_shards(mesh)
+        size = max(size // shards, 1) * shards
+        first = next(data.eval_batches(config.data, batch_size=size, **hosts))
+        measured = {"image": first["image"]}
+    return Data(
+        train=lambda first: data.train_batches(
+            config.data, seed=config.seed, batch_size=train.batch_size, start_step=first, **hosts
+        ),
+        evaluation=lambda: data.eval_batches(
+            config.data, batch_size=train.eval_batch_size, **hosts
+        ),
+        measured=measured,
+    )
+
+
+def train(config: Config, workdir: pathlib.Path, console: Console | None = None) -> Result:
+    """Trains to the end of the run, from its last checkpoint if it has one."""
+    run = prepare(config)
+    start_from = _start(run, workdir, console)
+    workdirs.claim(workdir, config)
+    result = loop.run(
+        run.system, config, workdir=workdir, mesh=run.mesh, total_steps=run.total_steps,
+        meta=run.meta(), data=batches(config, run.mesh), start_from=start_from, console=console,
+    )  # fmt: skip
+    if result.layers and jax.process_index() == 0:
+        title = f"{config.model['name']}, step {result.step}"
+        plots.layers_figure(result.layers, workdir / "layers.png", title=title)
+    return result
+
+
+def _start(run: Run, workdir: pathlib.Path, console: Console | None):
+    """What to do to a fresh state: nothing, or take over ``config.train.init_from``."""
+    source = run.config.train.init_from
+    if not source or (workdir / checkpoint.SUBDIRECTORY).is_dir():
+        return lambda state: state
+    params, settings = checkpoint.restore_params(source, run.config.train.init_checkpoint)
+    adapted = run.system.adapt(params, run.config.train.init_skip)
+    differing = setting_differences(settings, run.meta()["model"])
+    if differing and console is not None:
+        console.print(
+            f"Starting from {source}, whose model had other settings:", *differing, sep="\n  "
+        )
+    return lambda state: run.system.start_from(state, adapted)
+
+
+def setting_differences(saved: Mapping, wanted: Mapping) -> list[str]:
+    """The settings of two models that make them compute different things, a line each."""
+    a, b = (
+        {k: v for k, v in settings.items() if k not in models.NUMBERLESS}
+        for settings in (saved, wanted)
+    )
+    return configs.differences(a, json.loads(json.dumps(b)), "config.model")
+
+
+def evaluate(config: Config, workdir: pathlib.Path, which: str = "latest") -> tuple[int, Evaluator]:
+    """Evaluates the judged parameters of a run, or of converted weights, in ``workdir``.
+
+    Returns:
+      the checkpoint's step, and the evaluator with what it found.
+
+    Raises:
+      ConfigError: when the checkpoint is of another model than the config's.
+    """
+    run = prepare(config)
+    with checkpoint.open_existing(workdir) as checkpoints:
+        step = checkpoints.find(which)
+        params, meta = checkpoints.restore_params(step), checkpoints.meta(step)
+    differing = setting_differences(meta["model"], run.meta()["model"])
+    if differing:
+        lines = "\n  ".join(differing)
+        raise ConfigError(
+            f"{workdir} holds another model than the config:\n  {lines}\n"
+            f"Give the config it was made with, or these settings on the command line."
+        )
+    params = run.system.adapt(params)
+    evaluator = Evaluator(run.system, run.mesh, batches(config, run.mesh))
+    with jax.set_mesh(run.mesh):
+        evaluator.run(jax.device_put(params, rules.shardings(run.mesh, params)))
+    return step, evaluator
+
+
+def show(config: Config, console: Console) -> None:
+    """Prints the resolved config, the parameters and their sharding, and the FLOPs of a step."""
+    try:
+        run, length = prepare(config), None
+    except ConfigError:
+        run, length = prepare(config, examples=UNKNOWN_EXAMPLES), "unknown: the data is not here"
+    console.print_json(json.dumps(configs.as_dict(config)))
+    params = run.system.abstract_params
+    console.print(summary.parameter_table(params, rules.shardings(run.mesh, params)))
+    train, size = config.train, config.data.image_size
+    image = jax.ShapeDtypeStruct((train.batch_size, size, size, config.data.channels), "float32")
+    label = jax.ShapeDtypeStruct((train.batch_size,), "int32")
+    batch = {"image": image, "label": label}
+    state = jax.eval_shape(run.system.init, jax.random.key(0), batch)
+    step = flops.matmul_flops(run.system.step, state, batch, jax.random.key(0))
+    console.print(
+        summary.facts(
+            digest=configs.digest(config),
+            steps=length or f"{run.total_steps:,}",
+            mesh=", ".join(f"{axis} {n}" for axis, n in run.mesh.shape.items()),
+            parameters=f"{summary.count(params):,}",
+            **{"FLOPs a step": f"{step:.4g}", "FLOPs an image": f"{step / train.batch_size:.4g}"},
+        )
+    )

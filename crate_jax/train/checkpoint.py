@@ -1,0 +1,287 @@
+"""Checkpoints by Orbax: written in the background, kept by recency and score, read onto any mesh.
+
+``DIRECTORY/checkpoints/STEP/`` holds ``state`` (all that a run carries: parameters, optimizer,
+averages, step), ``meta`` (JSON: the model's settings and the run's config) and, where the judged
+parameters are no part of the state, ``params``. Batches and randomness are functions of the seed
+and the step, so nothing else is needed to go on bit for bit. A checkpoint appears under its name
+only when it is whole.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from crate_jax.config import ConfigError
+
+SUBDIRECTORY = "checkpoints"
+_SCORES = "scores.json"
+_HANDLERS = {
+    "state": ocp.PyTreeCheckpointHandler,
+    "params": ocp.PyTreeCheckpointHandler,
+    "meta": ocp.JsonCheckpointHandler,
+}
+
+
+class CheckpointError(ConfigError):
+    """What is wrong with a checkpoint, and what to do."""
+
+
+class _Best:
+    """Keeps the ``n`` checkpoints of highest score, by a table that evaluation fills in later."""
+
+    def __init__(self, scores: dict[int, float], n: int):
+        self.scores, self.n = scores, n
+
+    def should_preserve(self, checkpoints, *, context):
+        del context
+        scored = [c.step for c in checkpoints if c.step in self.scores]
+        best = sorted(scored, key=lambda step: (self.scores[step], step))[-self.n :]
+        return [self.n > 0 and c.step in best for c in checkpoints]
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+      directory: the run's workdir.
+      keep_last: newest checkpoints kept.
+      keep_best: checkpoints of the highest scores kept besides; see :meth:`score`.
+      read_only: write and delete nothing.
+    """
+
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        *,
+        keep_last: int = 2,
+        keep_best: int = 1,
+        read_only: bool = False,
+    ):
+        self.directory = pathlib.Path(directory).absolute() / SUBDIRECTORY
+        self._scores_path = self.directory / _SCORES
+        self.scores = {}
+        if self._scores_path.exists():
+            saved = json.loads(self._scores_path.read_text())
+            self.scores = {int(step): score for step, score in saved.items()}
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            item_handlers={name: handler() for name, handler in _HANDLERS.items()},
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [policies.LatestN(max(1, keep_last)), _Best(self.scores, keep_best)]
+                ),
+                save_decision_policy=policies.FixedIntervalPolicy(1),
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
+            ),
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Steps that have a whole checkpoint, rising."""
+        return sorted(self._manager.all_steps())
+
+    def newest(self) -> int | None:
+        """The newest step that has a checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def find(self, which: str) -> int:
+        """The step that ``latest``, ``best`` or a number names.
+
+        Raises:
+          CheckpointError: when there is none.
+        """
+        steps = self.steps()
+        scored = [step for step in steps if step in self.scores]
+        if which == "latest" and steps:
+            return steps[-1]
+        if which == "best" and scored:
+            return max(scored, key=lambda step: (self.scores[step], step))
+        if which.isdigit() and int(which) in steps:
+            return int(which)
+        there = ", ".join(map(str, steps)) or "none"
+        raise CheckpointError(
+            f"{self.directory} has no checkpoint {which!r}; write latest, best or one of: {there}."
+        )
+
+    def save(self, step: int, state: Any, meta: Mapping, judged: Any = None) -> None:
+        """Copies the state off the devices and writes it in the background; once for a step.
+
+        Args:
+          step: updates that the state has seen.
+          state: pytree of arrays.
+          meta: what goes to JSON beside it.
+          judged: the parameters to evaluate and to start others from, where no part of ``state``.
+
+        Raises:
+          CheckpointError: when this or an earlier one could not be written.
+        """
+        if step in self.steps():
+            return
+        items = {"state": ocp.args.PyTreeSave(state), "meta": ocp.args.JsonSave(dict(meta))}
+        if judged is not None:
+            items["params"] = ocp.args.PyTreeSave(judged)
+        with self._surfacing():
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    @contextlib.contextmanager
+    def _surfacing(self):
+        """Says of a failed write what failed, and from where the run can go on."""
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            whole = [step for step in self.steps() if (self.directory / str(step)).is_dir()]
+            first_line = (str(error).strip() or repr(error)).splitlines()[0]
+            raise CheckpointError(
+                f"a checkpoint could not be written under {self.directory}: {first_line}\n"
+                f"Whole checkpoints: {', '.join(map(str, whole)) or 'none'}. Free space or mend "
+                f"the directory, then run the same command again; it goes on from the newest."
+            ) from error
+
+    def score(self, step: int, value: float) -> None:
+        """Notes the score, higher is better, of the checkpoint at ``step`` if there is one."""
+        if step not in self.steps():
+            return
+        self.scores[step] = value
+        if jax.process_index() == 0:
+            partial = self._scores_path.with_suffix(".partial")
+            partial.write_text(json.dumps(self.scores))
+            os.replace(partial, self._scores_path)
+
+    def wait(self) -> None:
+        """Returns when everything is on disk; a failure of the writing thread is raised here."""
+        with self._surfacing():
+            self._manager.wait_until_finished()
+
+    def check(self) -> None:
+        """Raises what the writing thread has failed with, without waiting."""
+        with self._surfacing():
+            self._manager.check_for_errors()
+
+    def meta(self, step: int) -> dict:
+        """The JSON saved with a checkpoint."""
+        return self._manager.restore(
+            step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+        ).meta
+
+    def restore(self, step: int, like: Any) -> Any:
+        """The state of a step, in the structure, dtypes and shardings of ``like``.
+
+        Args:
+          step: one of :meth:`steps`.
+          like: pytree of ``ShapeDtypeStruct`` with shardings.
+
+        Raises:
+          CheckpointError: listing the leaves that are missing, unexpected or of another shape or
+            dtype. Nothing is cast, cut or padded.
+        """
+        saved = leaves(self._manager.item_metadata(step)["state"].tree)
+        check_leaves(saved, like, f"{self.directory / str(step)}")
+        restore = ocp.args.PyTreeRestore(
+            like, restore_args=ocp.checkpoint_utils.construct_restore_args(like)
+        )
+        return self._manager.restore(step, args=ocp.args.Composite(state=restore)).state
+
+    def restore_params(self, step: int) -> Any:
+        """The judged parameters of a step as numpy arrays: the average where there is one."""
+        saved = self._manager.item_metadata(step)
+        if saved.get("params") is not None:
+            return self._as_numpy(step, "params", saved["params"].tree)
+        state = saved["state"].tree
+        name = "ema" if state.get("ema") is not None else "params"
+        return self._as_numpy(step, "state", {name: state[name]})[name]
+
+    def _as_numpy(self, step: int, item: str, tree: Any) -> Any:
+        """The part ``tree`` of an item; its leaves tell only where they are."""
+        arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        restore = ocp.args.PyTreeRestore(tree, restore_args=arrays, partial_restore=True)
+        return self._manager.restore(step, args=ocp.args.Composite(**{item: restore}))[item]
+
+
+def leaves(tree: Any) -> dict[str, tuple]:
+    """``{path: (shape, dtype)}`` of a pytree, the path as ``a/b/c``."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(x.shape), np.dtype(x.dtype))
+        for path, x in flat
+    }
+
+
+def check_leaves(saved: Mapping[str, tuple], like: Any, where: str) -> None:
+    """Raises with the leaves at which a checkpoint differs from what is wanted."""
+    wanted = leaves(like)
+
+    def tell(leaf):
+        return "none" if leaf is None else f"{leaf[1]}{list(leaf[0])}"
+
+    differing = [
+        f"{path}: {tell(saved.get(path))} in the checkpoint, {tell(wanted.get(path))} wanted"
+        for path in sorted({*saved, *wanted})
+        if saved.get(path) != wanted.get(path)
+    ]
+    if differing:
+        shown = "\n  ".join(differing[:20])
+        more = f"\n  and {len(differing) - 20} more" if len(differing) > 20 else ""
+        raise CheckpointError(
+            f"the checkpoint {where} is of another model or optimizer:\n  {shown}{more}\n"
+            f"Use the config it was made with, or start from its parameters by "
+            f"config.train.init_from."
+        )
+
+
+def save_params(directory: pathlib.Path, params: Any, model: Mapping) -> None:
+    """Writes parameters alone as checkpoint 0 of a new directory, with the model's settings.
+
+    What ``--mode=eval``, ``config.train.init_from`` and ``crate_jax.convert`` read.
+    """
+    with Checkpoints(directory) as checkpoints:
+        checkpoints._manager.save(
+            0,
+            args=ocp.args.Composite(
+                params=ocp.args.PyTreeSave(params), meta=ocp.args.JsonSave({"model": dict(model)})
+            ),
+        )
+        checkpoints.wait()
+
+
+def restore_params(directory: pathlib.Path, which: str = "latest") -> tuple[Any, dict]:
+    """The judged parameters of a run or of :func:`save_params`, and the model's settings.
+
+    Args:
+      directory: a workdir, or what :func:`save_params` wrote.
+      which: ``latest``, ``best`` or a step.
+
+    Raises:
+      CheckpointError: when there is no such checkpoint.
+    """
+    with open_existing(directory) as checkpoints:
+        step = checkpoints.find(which)
+        return checkpoints.restore_params(step), checkpoints.meta(step)["model"]
+
+
+def open_existing(directory: pathlib.Path) -> Checkpoints:
+    """The checkpoints of a run that may be under way; nothing is written or cleaned up.
+
+    Raises:
+      CheckpointError: when the directory holds none.
+    """
+    if not (pathlib.Path(directory) / SUBDIRECTORY).is_dir():
+        raise CheckpointError(
+            f"{directory} holds no checkpoints; give the workdir of a run, or what "
+            f"python -m crate_jax.convert wrote."
+        )
+    return Checkpoints(directory, read_only=True)

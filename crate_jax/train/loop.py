@@ -1,0 +1,194 @@
+"""The training loop of every system.
+
+At the top of iteration i the state has seen exactly i updates: checkpoint, evaluate, *then* fetch
+batch i and step. Batch i and the randomness of step i are functions of (seed, i), so a resumed run
+needs the state alone and goes on bit for bit. Metrics of a step are read after the next one is
+under way. The step is compiled once.
+"""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+from rich.console import Console
+
+from crate_jax.config import Config
+from crate_jax.sharding import place, rules
+from crate_jax.train.checkpoint import Checkpoints
+from crate_jax.train.data import Data, abstract_batch, on_devices
+from crate_jax.train.evaluation import Evaluator
+from crate_jax.train.metrics import MetricsWriter
+from crate_jax.train.preemption import Preemption
+from crate_jax.train.progress import Progress
+from crate_jax.train.protocol import State, System
+from crate_jax.train.readout import Readout
+
+
+@dataclasses.dataclass
+class Result:
+    """How a run ended.
+
+    Attributes:
+      state: the last state.
+      step, total_steps: updates seen, and wanted.
+      metrics: the last evaluation, by name.
+      layers: the last measurement of the layers, each ``(layers,)``; empty without one.
+      timing: images a second, seconds in steps and in compilation, peak memory.
+      exit_code: 0, or what a run that was told to stop exits with.
+    """
+
+    state: Any
+    step: int
+    total_steps: int
+    metrics: dict[str, float]
+    layers: dict[str, np.ndarray]
+    timing: dict[str, float]
+    exit_code: int
+
+
+def abstract_state(system: System, mesh: Mesh, batch: Mapping) -> Any:
+    """Shapes, dtypes and shardings of a system's state; ``batch`` may hold shapes."""
+    shapes = jax.eval_shape(system.init, jax.random.key(0), batch)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        shapes, rules.shardings(mesh, shapes),
+    )  # fmt: skip
+
+
+def fresh_state(system: System, like: State, batch: Mapping, key: Array) -> State:
+    """A state born on the devices that keep it; ``like`` and ``batch`` may hold shapes."""
+    shardings = jax.tree.map(lambda x: x.sharding, like)
+    example = {name: np.zeros((1, *x.shape[1:]), x.dtype) for name, x in batch.items()}
+    return jax.jit(lambda key: system.init(key, example), out_shardings=shardings)(key)
+
+
+def compile_step(system: System, mesh: Mesh, state: Any, batch: Mapping, key: Array):
+    """The compiled ``(state, batch, key) -> (state, metrics)``; the state it is given is consumed.
+
+    ``state`` and ``batch`` may hold shapes, with shardings.
+    """
+
+    def step(state, batch, key):
+        return system.step(state, batch, jax.random.fold_in(key, state.step))
+
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, place.replicated(mesh)))
+    return jitted.lower(state, batch, key).compile()
+
+
+def run(
+    system: System,
+    config: Config,
+    *,
+    workdir: pathlib.Path,
+    mesh: Mesh,
+    total_steps: int,
+    meta: Mapping[str, Any],
+    data: Data,
+    start_from: Callable[[State], State] = lambda state: state,
+    console: Console | None = None,
+) -> Result:
+    """Trains to the end, from the last checkpoint in ``workdir`` where there is one.
+
+    Args:
+      system: what is trained.
+      config: of the run; its ``train`` section says how often to do what.
+      workdir: where the run's files go; claimed by this config.
+      mesh: devices.
+      total_steps: updates of the whole run.
+      meta: JSON saved with every checkpoint.
+      data: batches.
+      start_from: what to do to a fresh state, where there is no checkpoint.
+      console: for the live view; None is silent.
+
+    Raises:
+      NonFiniteError: after ``config.train.max_bad_steps`` bad steps in a row.
+      CheckpointError: when a checkpoint is of another model, or could not be written.
+    """
+    train = config.train
+    init_key, step_key = jax.device_put(
+        tuple(jax.random.split(jax.random.key(config.seed))), place.replicated(mesh)
+    )
+    with (
+        jax.set_mesh(mesh),
+        Preemption() as preemption,
+        Checkpoints(workdir, keep_last=train.keep_last, keep_best=train.keep_best) as checkpoints,
+    ):
+        newest = checkpoints.newest()
+        first = newest or 0
+        source = data.train(first)
+        rows = next(source)
+        batch = abstract_batch(mesh, rows)
+        like = abstract_state(system, mesh, batch)
+        if newest is None:
+            state = start_from(fresh_state(system, like, batch, init_key))
+        else:
+            state = checkpoints.restore(newest, like)
+
+        def save(i):
+            readout.flush()
+            with progress.paused("saving"):
+                checkpoints.save(i, state, meta, judged=_outside(system.eval_params(state), state))
+
+        def evaluate(i):
+            readout.flush()
+            with progress.paused("evaluating"):
+                params = system.eval_params(state)
+                scalars = evaluator.run(params, stop=lambda: preemption.requested)
+            if scalars is None:
+                return
+            writer.write(i, scalars)
+            if train.best_metric in scalars:
+                checkpoints.score(i, scalars[train.best_metric])
+            progress.update(i, {k: v for k, v in scalars.items() if k.startswith("eval/")})
+
+        with (
+            MetricsWriter(workdir, first) as writer,
+            Progress(first, total_steps, train.batch_size, console) as progress,
+        ):
+            readout = Readout(train, workdir, writer, progress)
+            evaluator = Evaluator(system, mesh, data)
+            began = time.perf_counter()
+            with progress.paused("compiling"):
+                step = compile_step(system, mesh, like, batch, step_key)
+            compile_seconds = time.perf_counter() - began
+
+            for i in range(first, total_steps + 1):
+                last = i == total_steps
+                if last or preemption.requested or _due(i, train.checkpoint_every):
+                    save(i)
+                if last or _due(i, train.eval_every):
+                    evaluate(i)
+                if preemption.requested:
+                    save(i)
+                if last or preemption.requested:
+                    break
+                if i > first:
+                    rows = next(source)
+                state, metrics = step(state, on_devices(mesh, rows), step_key)
+                readout.push(i + 1, metrics, rows)
+                checkpoints.check()
+            with progress.paused("saving"):
+                checkpoints.wait()
+            timing = progress.timing() | {"timing/compile_seconds": compile_seconds}
+    return Result(
+        state, i, total_steps, evaluator.metrics, evaluator.layers, timing,
+        preemption.exit_code if preemption.requested else 0,
+    )  # fmt: skip
+
+
+def _due(step: int, every: int) -> bool:
+    """Whether what is done every so many steps, and never for 0, is due."""
+    return every > 0 and step > 0 and step % every == 0
+
+
+def _outside(judged: Any, state: State) -> Any:
+    """``judged`` where it is no part of the state already, else None."""
+    inside = (state.params, getattr(state, "ema", None))
+    return None if any(judged is part for part in inside) else judged

@@ -1,0 +1,77 @@
+"""A run's curves on disk: ``metrics.jsonl``, ``timing.jsonl`` and TensorBoard event files.
+
+``metrics.jsonl`` holds what the run computed, one object a line, ``{"step": 10, "train/loss":
+1.2}``: a run that was killed and resumed leaves the same file as one that was not. How fast it was
+computed goes to ``timing.jsonl``. A number that is not finite is written as ``null``.
+"""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+
+import jax
+from tensorboardX import SummaryWriter
+
+TRAIN = "train/"
+
+
+class MetricsWriter:
+    """Appends to the files of a workdir; every process may call it, process 0 writes.
+
+    Args:
+      workdir: the run's directory.
+      resume_step: updates that the restored state has seen. Lines of later steps are dropped, and
+        evaluations of this very step, which are made again.
+    """
+
+    def __init__(self, workdir: pathlib.Path, resume_step: int = 0):
+        self._active = jax.process_index() == 0
+        if not self._active:
+            return
+        self._files = {}
+        for name in ("metrics", "timing"):
+            path = workdir / f"{name}.jsonl"
+            drop_after(path, resume_step)
+            self._files[name] = path.open("a")
+        self._board = SummaryWriter(str(workdir), purge_step=resume_step + 1)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._active:
+            for file in self._files.values():
+                file.close()
+            self._board.close()
+
+    def write(self, step: int, scalars: Mapping[str, float], *, file: str = "metrics") -> None:
+        """One line of ``metrics`` or ``timing``, and the same scalars for TensorBoard."""
+        if not self._active:
+            return
+        row = {name: float(value) for name, value in scalars.items()}
+        finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        self._files[file].write(json.dumps({"step": step, **finite}) + "\n")
+        self._files[file].flush()
+        for name, value in row.items():
+            self._board.add_scalar(name, value, step)
+        self._board.flush()
+
+
+def drop_after(path: pathlib.Path, step: int) -> None:
+    """Cuts from a file what a run that resumes at ``step`` is about to write again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # cut short when the run was killed
+            break
+        of_training = any(name.startswith(TRAIN) for name in row)
+        if row["step"] < step or (row["step"] == step and of_training):
+            kept.append(line)
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(f"{line}\n" for line in kept))
+    os.replace(partial, path)

@@ -1,0 +1,123 @@
+"""The live view of a run: on a terminal a bar that moves, elsewhere a line now and then."""
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+
+import jax
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+
+def peak_memory_gib() -> float:
+    """Peak memory of the first device where it tells, else of this process; GiB."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"] / 2**30
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+class Progress:
+    """Counts steps and the time they took, without compilation, evaluation and saving.
+
+    Args:
+      start, total: steps done before this process, and steps of the run.
+      batch_size: images a step, over all devices.
+      console: where to show; None shows nothing.
+      clock: seconds, for tests.
+    """
+
+    def __init__(
+        self,
+        start: int,
+        total: int,
+        batch_size: int,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self.start, self.total, self.batch_size = start, total, batch_size
+        self.step, self.doing = start, "compiling"
+        self.console, self._clock = console, clock
+        self._metrics, self._paused = {}, 0.0
+        self._began = self._clock()
+        self._live = None
+        if console is not None and console.is_terminal:
+            self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4)
+
+    def __enter__(self):
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_):
+        if self._live is not None:
+            self._live.stop()
+
+    @contextlib.contextmanager
+    def paused(self, doing: str):
+        """Time inside does not count as time of steps; ``doing`` is shown meanwhile."""
+        before, was = self._clock(), self.doing
+        self.doing = doing
+        try:
+            yield
+        finally:
+            self._paused += self._clock() - before
+            self.doing = was
+
+    @property
+    def seconds(self) -> float:
+        """Spent in steps so far."""
+        return self._clock() - self._began - self._paused
+
+    @property
+    def images_per_second(self) -> float:
+        """Mean over the steps of this process."""
+        return (self.step - self.start) * self.batch_size / max(self.seconds, 1e-9)
+
+    @property
+    def eta_seconds(self) -> float:
+        """Time that the remaining steps take at the present mean."""
+        done = self.step - self.start
+        return self.seconds / done * (self.total - self.step) if done else float("nan")
+
+    def update(self, step: int, metrics: Mapping[str, float], *, line: bool = True) -> None:
+        """Notes that ``step`` updates are done; off a terminal, ``line`` prints one."""
+        self.step, self.doing = step, "training"
+        self._metrics |= metrics
+        if line and self.console is not None and self._live is None:
+            self.console.print("  ".join(self._cells()), highlight=False, soft_wrap=True)
+
+    def timing(self) -> dict[str, float]:
+        """The scalars of ``timing.jsonl``."""
+        return {
+            "timing/images_per_second": self.images_per_second,
+            "timing/seconds": self.seconds,
+            "timing/peak_memory_gib": peak_memory_gib(),
+        }
+
+    def _cells(self) -> list[str]:
+        eta = self.eta_seconds
+        left = "-" if eta != eta else str(timedelta(seconds=round(eta)))
+        cells = [
+            f"step {self.step:,}/{self.total:,}",
+            f"{100 * self.step / max(self.total, 1):.0f} %",
+            f"ETA {left}",
+            f"{self.images_per_second:,.0f} images/s",
+        ]
+        cells += [f"{name} {value:.4g}" for name, value in self._metrics.items()]
+        return [*cells, f"memory {peak_memory_gib():.2f} GiB"]
+
+    def _render(self):
+        grid = Table.grid(padding=(0, 2))
+        cells = self._cells()
+        grid.add_row(*cells[:4])
+        grid.add_row(*cells[4:])
+        bar = ProgressBar(total=max(self.total, 1), completed=self.step, width=60)
+        return Group(Text(self.doing, style="dim"), bar, grid)

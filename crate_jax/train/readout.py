@@ -1,0 +1,83 @@
+"""Reads the metrics of a step once the next one is under way: logs, shows, and watches over them.
+
+A step that was not finite has changed nothing (``optim.guard``); after too many in a row the run
+stops here.
+"""
+
+import collections
+import json
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax import Array
+
+from crate_jax.config import TrainConfig
+from crate_jax.train.metrics import TRAIN, MetricsWriter
+from crate_jax.train.progress import Progress
+
+NONFINITE = "nonfinite.json"
+
+
+class NonFiniteError(RuntimeError):
+    """Too many steps in a row whose loss or gradient was not finite."""
+
+
+class Readout:
+    """The metrics of the last step dispatched.
+
+    Args:
+      train: how often to log, and how many bad steps in a row to bear.
+      workdir: where the records of bad batches are noted.
+      writer, progress: where the metrics go.
+    """
+
+    def __init__(
+        self, train: TrainConfig, workdir: pathlib.Path, writer: MetricsWriter, progress: Progress
+    ):
+        self._train, self._workdir = train, workdir
+        self._writer, self._progress = writer, progress
+        self._pending: tuple | None = None
+        self._recent = collections.deque(maxlen=max(1, train.max_bad_steps))
+
+    def push(self, step: int, metrics: Mapping[str, Array], rows: Mapping[str, np.ndarray]) -> None:
+        """Reads the metrics given before, and keeps these: of update ``step``, from ``rows``."""
+        self.flush()
+        self._pending = (step, metrics, rows)
+
+    def flush(self) -> None:
+        """Reads the metrics kept, waiting for their step.
+
+        Raises:
+          NonFiniteError: with the steps and the records of their batches.
+        """
+        if self._pending is None:
+            return
+        (step, metrics, rows), self._pending = self._pending, None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self._recent.append({"step": step, "records": rows["index"].tolist(), **values})
+        if self._train.max_bad_steps and values["bad_steps"] >= self._train.max_bad_steps:
+            self._abort(step)
+        logged = self._train.log_every > 0 and step % self._train.log_every == 0
+        if logged:
+            scalars = values | {"skipped_images": float(rows["skipped"])}
+            self._writer.write(step, {f"{TRAIN}{name}": v for name, v in scalars.items()})
+            self._writer.write(step, self._progress.timing(), file="timing")
+        shown = {name: values[name] for name in ("loss", "accuracy") if name in values}
+        self._progress.update(step, shown, line=logged)
+
+    def _abort(self, step: int) -> None:
+        path = self._workdir / NONFINITE
+        rows = [{k: _json(v) for k, v in row.items()} for row in self._recent]
+        path.write_text(json.dumps(rows, indent=1) + "\n")
+        raise NonFiniteError(
+            f"{len(rows)} steps in a row, up to step {step}, had a loss or gradient that is not "
+            f"finite; the parameters are those of the last good step. The records of their batches "
+            f"are in {path}. Lower config.optimizer.learning_rate, set config.optimizer.clip_norm, "
+            f"or look at the data."
+        )
+
+
+def _json(value):
+    return value if not isinstance(value, float) or np.isfinite(value) else repr(value)
