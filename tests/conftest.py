@@ -9,6 +9,7 @@ import jax
 import pytest
 from absl import flags
 
+jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl flags
 
 

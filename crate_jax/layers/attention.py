@@ -52,7 +52,7 @@ class MSSA(nn.Module):
       out_map: ``free+bias``, ``free`` or ``tied``.
       scale: factor on the Gram matrix; None is ``P**-0.5``. The theory's is 1.
       causal: for language models.
-      implementation: see ``ops.attention.attend``; capturing attention needs ``einsum``.
+      implementation, remat: see ``ops.attention.attend``; capturing attention needs ``einsum``.
       kernel_init, out_init, bias_init: initialisers; ``bias_init`` None is torch's default.
     """
 
@@ -62,6 +62,7 @@ class MSSA(nn.Module):
     scale: float | None = None
     causal: bool = False
     implementation: str = "einsum"
+    remat: bool = False
     kernel_init: Callable = torch_uniform()
     out_init: Callable = torch_uniform()
     bias_init: Callable | None = None
@@ -77,7 +78,7 @@ class MSSA(nn.Module):
         w_BNKP = U.project(x_BND)
         ssa_BNKP, A_BKNN = attend(
             w_BNKP, w_BNKP, w_BNKP,
-            scale=scale, causal=self.causal, implementation=self.implementation,
+            scale=scale, causal=self.causal, implementation=self.implementation, remat=self.remat,
         )  # fmt: skip
         if self.out_map == "tied":
             out_BND = U.lift(ssa_BNKP)
@@ -103,7 +104,7 @@ class MHSA(nn.Module):
     Attributes:
       heads, head_dim: K and P.
       qkv_bias: biases on the three input maps.
-      causal, implementation: as in :class:`MSSA`.
+      causal, implementation, remat: as in :class:`MSSA`.
       kernel_init, bias_init: initialisers of all four maps.
     """
 
@@ -112,6 +113,7 @@ class MHSA(nn.Module):
     qkv_bias: bool = True
     causal: bool = False
     implementation: str = "einsum"
+    remat: bool = False
     kernel_init: Callable = nn.initializers.xavier_uniform()
     bias_init: Callable = nn.initializers.zeros
     dtype: str | None = None
@@ -134,7 +136,8 @@ class MHSA(nn.Module):
         )
         out_BNKP, A_BKNN = attend(
             q, k, v,
-            scale=self.head_dim**-0.5, causal=self.causal, implementation=self.implementation,
+            scale=self.head_dim**-0.5, causal=self.causal,
+            implementation=self.implementation, remat=self.remat,
         )  # fmt: skip
         out_BND = dense(x_BND.shape[-1], (-2, -1), True, "out")(out_BNKP)
         return out_BND, {"projections": k, "attention": A_BKNN}

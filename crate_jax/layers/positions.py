@@ -15,7 +15,7 @@ def sincos2d(grid: tuple[int, int], width: int) -> np.ndarray:
     if width % 4:
         raise ValueError(f"sin-cos positions need a width divisible by 4; got {width}.")
     y, x = (axis.reshape(-1, 1) for axis in np.mgrid[: grid[0], : grid[1]])
-    omega = 10000.0 ** -(np.arange(width // 4) / (width // 4 - 1))
+    omega = 10000.0 ** -np.linspace(0, 1, width // 4)
     return np.concatenate([f(a * omega) for a in (x, y) for f in (np.sin, np.cos)], axis=1)
 
 

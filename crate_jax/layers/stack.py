@@ -14,10 +14,15 @@ REMAT_POLICIES = {
     "full": None,
     "dots": _policies.checkpoint_dots,
     "dots_no_batch": _policies.checkpoint_dots_with_no_batch_dims,
-    "attention": _policies.save_anything_except_these_names("attention"),
 }
-"""What the backward pass recomputes: everything, all but matrix products, all but those without
-batch dimensions, or the attention weights alone."""
+"""What a block saves for the backward pass: nothing, matrix products, or those without batch
+dimensions."""
+
+REMATS = ("none", *REMAT_POLICIES, "attention")
+"""``attention`` recomputes the attention weights alone. No policy over names can say so: a policy
+that refuses the named weights saves the unnamed logits and softmax just before them, equally large.
+So blocks hand it to ``ops.attention.attend``.
+"""
 
 
 def stack(
@@ -41,16 +46,16 @@ def stack(
       depth: number of layers.
       z_BND: tokens.
       *broadcast: arguments that every layer gets (a shared dictionary).
-      drop_path: drop rate of the last layer; it rises linearly from 0.
+      drop_path: drop rate of the last layer; it rises linearly from 0. At 0 a block gets None.
       scan: compile one layer and loop over it.
-      remat: ``none`` or a key of ``REMAT_POLICIES``.
+      remat: one of ``REMATS``; ``attention`` is left to the block's own field ``remat``.
 
     Returns:
       tokens, and each captured array stacked over layers on a new leading axis.
     """
-    if remat != "none":
+    if remat in REMAT_POLICIES:
         Block = nn.remat(Block, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
-    rates = jnp.linspace(0.0, drop_path, depth, dtype=jnp.float32)
+    rates = jnp.linspace(0.0, drop_path, depth) if drop_path else None
     if scan:
         scanned = nn.scan(
             Block,
@@ -62,7 +67,9 @@ def stack(
         return scanned(name="blocks", **fields)(z_BND, rates, *broadcast)
     captured = []
     for l in range(depth):
-        z_BND, seen = Block(name=f"blocks_{l}", **fields)(z_BND, rates[l], *broadcast)
+        z_BND, seen = Block(name=f"blocks_{l}", **fields)(
+            z_BND, None if rates is None else rates[l], *broadcast
+        )  # fmt: skip
         captured.append(seen)
     return z_BND, jax.tree.map(lambda *layers: jnp.stack(layers), *captured)
 
@@ -93,8 +100,8 @@ class DropPath(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, update_BND: Array, rate: Array) -> Array:
-        if not self.train:
+    def __call__(self, update_BND: Array, rate: Array | None) -> Array:
+        if not self.train or rate is None:
             return update_BND
         shape = (update_BND.shape[0],) + (1,) * (update_BND.ndim - 1)
         keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - rate, shape)

@@ -15,7 +15,7 @@ POOLS = ("cls", "mean")
 class ClassTokenAndPositions(nn.Module):
     """Prepends the class token and adds a position to every token, the class token included.
 
-    A learned table made for one grid of patches is resampled on the fly for another.
+    A learned table is made on a square grid of patches and resampled on the fly for another one.
 
     Attributes:
       kind: ``learned``, or ``sincos2d`` (fixed; zero for the class token).
@@ -42,6 +42,11 @@ class ClassTokenAndPositions(nn.Module):
             # Read without self.param, which would insist on the shape of this grid.
             table = self.get_variable("params", "pos_embedding")
             table = resample(table, grid, method=self.resampling)
+        elif grid[0] != grid[1]:
+            raise ValueError(
+                f"a learned position table is made on a square grid; got {grid[0]}x{grid[1]} "
+                f"patches. Initialise on a square image, or use positions='sincos2d'."
+            )
         else:
             shape = (1, 1 + N, D)
             table = self.param("pos_embedding", self.position_init, shape, self.param_dtype)

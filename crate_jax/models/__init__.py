@@ -39,6 +39,15 @@ CHOICES = {
 }
 """The fields that are one word of a few."""
 
+IDLE = {
+    ("attention", "mhsa"): ("out_map", "attention_scale"),
+    ("feedforward", "mlp"): (
+        "eta", "lmbda", "prox", "ista_steps", "ista_skip", "share_dictionary",
+    ),
+    ("overcomplete", False): ("expansion", "ista_steps"),
+}  # fmt: skip
+"""Settings that another one leaves without effect: they must stay at their defaults then."""
+
 _SIZES = ("width", "depth", "heads", "patch")
 _FLAX_FIELDS = ("parent", "name")
 
@@ -89,6 +98,13 @@ def create(name: str, *, variant: str | None = None, **overrides) -> nn.Module:
             raise ConfigError(f"model {name!r} has no setting {key!r}{nearest(key, known)}")
         if key in CHOICES and value not in CHOICES[key]:
             raise ConfigError(f"model setting {key}={value!r}{nearest(str(value), CHOICES[key])}")
+    for (switch, value), idle in IDLE.items():
+        for key in idle if overrides.get(switch) == value else ():
+            if overrides.get(key, known[key].default) != known[key].default:
+                raise ConfigError(
+                    f"model setting {key}={overrides[key]!r} has no effect with {switch}={value!r}; "
+                    f"leave it at {known[key].default!r}."
+                )
     settings = sizes | overrides
     for key in _SIZES:
         value = settings.get(key, known[key].default)
@@ -112,10 +128,11 @@ def describe(name: str, module: nn.Module) -> dict[str, Any]:
     return {"name": name, **{key: getattr(module, key) for key in fields(name)}}
 
 
-NUMBERLESS = frozenset(
-    "attention_implementation dropout drop_path dtype param_dtype remat scan_layers".split()
-)
-"""Settings that decide how a trained network is run, and not what it computes."""
+NUMBERLESS = (
+    "attention_implementation", "dropout", "drop_path", "dtype", "layer_scale", "param_dtype",
+    "remat", "scan_layers",
+)  # fmt: skip
+"""Settings that decide how a trained network is made or run, and not what it computes."""
 
 
 def _parse_variant(name, variant, variants):

@@ -9,7 +9,7 @@ sparse code in the dictionary D.
 
 This is the released code. It departs from the paper in an output map that is free and not U, in
 softmax(G / sqrt(p)) for softmax(G), in the LayerNorms, and in coefficients 1 where the derivation
-has 1 - kappa alpha and kappa alpha. The fields below switch back.
+has 1 - kappa alpha and kappa alpha. The fields below switch the first two back.
 """
 
 from collections.abc import Sequence
@@ -51,6 +51,7 @@ class CRATEBlock(nn.Module):
     ista_steps: int = 1
     norm_eps: float = 1e-5
     attention_implementation: str = "einsum"
+    remat: str = "none"
     train: bool = False
     capture: tuple[str, ...] = ()
     dtype: str | None = None
@@ -58,20 +59,21 @@ class CRATEBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, z_BND: Array, drop_rate: Array, D: Array | None = None
+        self, z_BND: Array, drop_rate: Array | None, D: Array | None = None
     ) -> tuple[Array, dict[str, Array]]:
         """``(Z^{l+1}, captured)``; ``drop_rate`` is of stochastic depth, ``D`` a shared one."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = partial(nn.LayerNorm, self.norm_eps, use_fast_variance=False, **dtypes)
         drop = DropPath(self.train, name="drop")
         sizes = {"heads": self.heads, "head_dim": self.head_dim, "name": "attention", **dtypes}
+        sizes |= {
+            "implementation": self.attention_implementation,
+            "remat": self.remat == "attention",
+        }
         if self.attention == "mssa":
-            attention = MSSA(
-                out_map=self.out_map, scale=self.attention_scale,
-                implementation=self.attention_implementation, **sizes,
-            )  # fmt: skip
+            attention = MSSA(out_map=self.out_map, scale=self.attention_scale, **sizes)
         else:
-            attention = MHSA(qkv_bias=False, implementation=self.attention_implementation, **sizes)
+            attention = MHSA(qkv_bias=False, **sizes)
 
         x_BND = norm(name="norm_attention")(z_BND)
         update_BND, seen = attention(x_BND)
@@ -117,7 +119,7 @@ class CRATE(nn.Module):
       drop_path: stochastic depth of the last layer.
       attention_implementation: see ``ops.attention.attend``.
       scan_layers: compile one layer and loop.
-      remat: ``none`` or a key of ``layers.stack.REMAT_POLICIES``.
+      remat: what the backward pass recomputes, one of ``layers.stack.REMATS``.
       dtype: computation dtype; None promotes inputs and parameters.
       param_dtype: dtype of fresh parameters.
     """

@@ -14,6 +14,7 @@ convolutional stem. Attention has no biases. The released code hard-wires two pr
 from collections.abc import Sequence
 from functools import partial
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
@@ -64,13 +65,14 @@ class CRATEAlphaBlock(nn.Module):
     dropout: float = 0.0
     norm_eps: float = 1e-6
     attention_implementation: str = "einsum"
+    remat: str = "none"
     train: bool = False
     capture: tuple[str, ...] = ()
     dtype: str | None = None
     param_dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x_BND: Array, drop_rate: Array) -> tuple[Array, dict[str, Array]]:
+    def __call__(self, x_BND: Array, drop_rate: Array | None) -> tuple[Array, dict[str, Array]]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = partial(nn.LayerNorm, self.norm_eps, use_fast_variance=False, **dtypes)
 
@@ -79,13 +81,15 @@ class CRATEAlphaBlock(nn.Module):
             if self.layer_scale is not None:
                 init = nn.initializers.constant(self.layer_scale)
                 shape = (update_BND.shape[-1],)
-                update_BND *= self.param(f"layer_scale_{name}", init, shape, self.param_dtype)
+                scale = self.param(f"layer_scale_{name}", init, shape, self.param_dtype)
+                update_BND, scale = nn.dtypes.promote_dtype(update_BND, scale, dtype=self.dtype)
+                update_BND *= jnp.broadcast_to(scale, update_BND.shape)
             update_BND = nn.Dropout(self.dropout, deterministic=not self.train)(update_BND)
             return DropPath(self.train, name=f"drop_{name}")(update_BND, drop_rate)
 
         update_BND, seen = MSSA(
             self.heads, self.head_dim, out_map="free", scale=self.attention_scale,
-            implementation=self.attention_implementation,
+            implementation=self.attention_implementation, remat=self.remat == "attention",
             kernel_init=normal_02, out_init=normal_02, name="attention", **dtypes,
         )(norm(name="norm_attention")(x_BND))  # fmt: skip
         half_BND = x_BND + regularised(update_BND, "attention")
@@ -126,6 +130,7 @@ class CRATEAlpha(nn.Module):
       layer_scale: initial LayerScale; None is off.
       dropout, drop_path: regularisation; 0 in every released recipe.
       norm_eps: epsilon of every LayerNorm.
+      head_norm_eps: epsilon of the last one; None is ``norm_eps``. The released torch code: 1e-5.
       attention_implementation, scan_layers, remat, dtype, param_dtype: as in CRATE.
     """
 
@@ -153,6 +158,7 @@ class CRATEAlpha(nn.Module):
     dropout: float = 0.0
     drop_path: float = 0.0
     norm_eps: float = 1e-6
+    head_norm_eps: float | None = None
     attention_implementation: str = "einsum"
     scan_layers: bool = False
     remat: str = "none"
@@ -195,7 +201,8 @@ class CRATEAlpha(nn.Module):
             CRATEAlphaBlock, block, self.depth, x_BND,
             drop_path=self.drop_path, scan=self.scan_layers, remat=self.remat,
         )  # fmt: skip
-        x_BND = nn.LayerNorm(self.norm_eps, use_fast_variance=False, name="norm", **dtypes)(x_BND)
+        eps = self.norm_eps if self.head_norm_eps is None else self.head_norm_eps
+        x_BND = nn.LayerNorm(eps, use_fast_variance=False, name="norm", **dtypes)(x_BND)
         out = pool(x_BND, self.pool)
         if self.num_classes:
             out = nn.Dense(

@@ -33,20 +33,22 @@ class ViTBlock(nn.Module):
     qkv_bias: bool = True
     norm_eps: float = 1e-6
     attention_implementation: str = "einsum"
+    remat: str = "none"
     train: bool = False
     capture: tuple[str, ...] = ()
     dtype: str | None = None
     param_dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x_BND: Array, drop_rate: Array) -> tuple[Array, dict[str, Array]]:
+    def __call__(self, x_BND: Array, drop_rate: Array | None) -> tuple[Array, dict[str, Array]]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = partial(nn.LayerNorm, self.norm_eps, use_fast_variance=False, **dtypes)
         drop = DropPath(self.train, name="drop")
 
         update_BND, seen = MHSA(
             self.heads, self.head_dim, self.qkv_bias,
-            implementation=self.attention_implementation, name="attention", **dtypes,
+            implementation=self.attention_implementation, remat=self.remat == "attention",
+            name="attention", **dtypes,
         )(norm(name="norm_attention")(x_BND))  # fmt: skip
         half_BND = x_BND + drop(update_BND, drop_rate)
         update_BND, codes = MLP(self.mlp_ratio * x_BND.shape[-1], name="mlp", **dtypes)(

@@ -25,6 +25,7 @@ def orthogonality(params) -> Array:
         gram = jnp.einsum(
             "...dkp,...dkq->...kpq", U_DKP, U_DKP, precision=jax.lax.Precision.HIGHEST
         )
-        return jnp.sum((gram - jnp.eye(gram.shape[-1])) ** 2)
+        identity = jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=gram.dtype), gram.shape)
+        return jnp.sum((gram - identity) ** 2)
 
     return sum(map(penalty, bases))

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.ad_checkpoint import checkpoint_name
 
 IMPLEMENTATIONS = ("einsum", "xla", "cudnn")
 
@@ -16,6 +15,7 @@ def attend(
     scale: float,
     causal: bool = False,
     implementation: str = "einsum",
+    remat: bool = False,
 ) -> tuple[Array, Array | None]:
     """``softmax(scale q k^T) v`` over keys, head by head.
 
@@ -26,21 +26,28 @@ def attend(
       scale: factor on the inner products.
       causal: token n sees tokens up to n only.
       implementation: ``einsum``, or ``xla`` / ``cudnn`` of ``jax.nn.dot_product_attention``, which
-        give no weights.
+        give no weights. In float64 all are the einsum.
+      remat: keep only q, k and v for the backward pass, which forms the weights again.
 
     Returns:
       ``(out_BNKP, A_BKNM)``; the weights are None where the implementation does not form them.
     """
-    if implementation != "einsum":
-        out = jax.nn.dot_product_attention(
+
+    def fused(q_BNKP, k_BMKP, v_BMKP):
+        if q_BNKP.dtype == jnp.float64:  # which jax's would carry out in float32
+            return explicit(q_BNKP, k_BMKP, v_BMKP)[0], None
+        return jax.nn.dot_product_attention(
             q_BNKP, k_BMKP, v_BMKP, scale=scale, is_causal=causal, implementation=implementation
-        )
-        return out, None
-    G_BKNM = scale * jnp.einsum("...nkp,...mkp->...knm", q_BNKP, k_BMKP)
-    G_BKNM = checkpoint_name(G_BKNM, "attention")
-    if causal:
-        N, M = G_BKNM.shape[-2:]
-        G_BKNM = jnp.where(jnp.tril(jnp.ones((N, M), bool)), G_BKNM, -jnp.inf)
-    precise = G_BKNM.astype(jnp.promote_types(G_BKNM.dtype, jnp.float32))
-    A_BKNM = checkpoint_name(jax.nn.softmax(precise, axis=-1).astype(v_BMKP.dtype), "attention")
-    return jnp.einsum("...knm,...mkp->...nkp", A_BKNM, v_BMKP), A_BKNM
+        ), None
+
+    def explicit(q_BNKP, k_BMKP, v_BMKP):
+        G_BKNM = scale * jnp.einsum("...nkp,...mkp->...knm", q_BNKP, k_BMKP)
+        if causal:
+            seen = jnp.tri(*G_BKNM.shape[-2:], dtype=bool)
+            G_BKNM = jnp.where(jnp.broadcast_to(seen, G_BKNM.shape), G_BKNM, -jnp.inf)
+        precise = G_BKNM.astype(jnp.promote_types(G_BKNM.dtype, jnp.float32))
+        A_BKNM = jax.nn.softmax(precise, axis=-1).astype(v_BMKP.dtype)
+        return jnp.einsum("...knm,...mkp->...nkp", A_BKNM, v_BMKP), A_BKNM
+
+    attention = explicit if implementation == "einsum" else fused
+    return (jax.checkpoint(attention) if remat else attention)(q_BNKP, k_BMKP, v_BMKP)

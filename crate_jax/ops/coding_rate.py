@@ -34,7 +34,8 @@ def logdet_identity_plus(G: Array) -> Array:
 
 
 def _logdet_and_factor(G):
-    L = jnp.linalg.cholesky(G + jnp.eye(G.shape[-1], dtype=G.dtype), symmetrize_input=False)
+    eye = jnp.broadcast_to(jnp.eye(G.shape[-1], dtype=G.dtype), G.shape)
+    L = jnp.linalg.cholesky(G + eye, symmetrize_input=False)
     return 2.0 * jnp.sum(jnp.log(jnp.diagonal(L, axis1=-2, axis2=-1)), axis=-1), L
 
 
