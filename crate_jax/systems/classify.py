@@ -164,14 +164,14 @@ class Classify:
             obj_fn=lambda params: self.loss_and_grad(params, *data)[0][0],
         )  # fmt: skip
         params = optax.apply_updates(state.params, updates)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         new = state.replace(
             step=state.step + 1,
             params=params,
             opt_state=opt_state,
             ema=self._averaged(state, params),
         )
-        ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.global_norm(updates))
+        ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(updates))
         new = guarded(state, new, ok)
         metrics = {
             "loss": loss,

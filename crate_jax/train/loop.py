@@ -144,9 +144,10 @@ def run(
             if scalars is None:
                 return
             writer.write(i, scalars)
-            if train.best_metric in scalars:
-                checkpoints.score(i, scalars[train.best_metric])
-            progress.update(i, {k: v for k, v in scalars.items() if k.startswith("eval/")})
+            best = {k: v for k, v in scalars.items() if k == train.best_metric}
+            for value in best.values():
+                checkpoints.score(i, value)
+            progress.update(i, best)
 
         with (
             MetricsWriter(workdir, first) as writer,

@@ -92,7 +92,8 @@ class Progress:
         self.step, self.doing = step, "training"
         self._metrics |= metrics
         if line and self.console is not None and self._live is None:
-            self.console.print("  ".join(self._cells()), highlight=False, soft_wrap=True)
+            line = "  ".join([*self._position(), *self._readings()])
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     def timing(self) -> dict[str, float]:
         """The scalars of ``timing.jsonl``."""
@@ -102,22 +103,19 @@ class Progress:
             "timing/peak_memory_gib": peak_memory_gib(),
         }
 
-    def _cells(self) -> list[str]:
+    def _position(self) -> list[str]:
         eta = self.eta_seconds
         left = "-" if eta != eta else str(timedelta(seconds=round(eta)))
-        cells = [
-            f"step {self.step:,}/{self.total:,}",
-            f"{100 * self.step / max(self.total, 1):.0f} %",
-            f"ETA {left}",
-            f"{self.images_per_second:,.0f} images/s",
-        ]
-        cells += [f"{name} {value:.4g}" for name, value in self._metrics.items()]
-        return [*cells, f"memory {peak_memory_gib():.2f} GiB"]
+        percent = 100 * self.step / max(self.total, 1)
+        return [f"step {self.step:,}/{self.total:,}", f"{percent:.0f} %", f"ETA {left}"]
+
+    def _readings(self) -> list[str]:
+        metrics = (f"{name} {value:.4g}" for name, value in self._metrics.items())
+        speed, memory = f"{self.images_per_second:,.0f} images/s", f"{peak_memory_gib():.2f} GiB"
+        return [speed, *metrics, f"memory {memory}"]
 
     def _render(self):
-        grid = Table.grid(padding=(0, 2))
-        cells = self._cells()
-        grid.add_row(*cells[:4])
-        grid.add_row(*cells[4:])
-        bar = ProgressBar(total=max(self.total, 1), completed=self.step, width=60)
-        return Group(Text(self.doing, style="dim"), bar, grid)
+        top = Table.grid(padding=(0, 2))
+        bar = ProgressBar(total=max(self.total, 1), completed=self.step, width=40)
+        top.add_row(Text(self.doing, style="dim"), bar, *self._position())
+        return Group(top, Text("   ".join(self._readings())))
