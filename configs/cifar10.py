@@ -38,7 +38,7 @@ def get_config(arg=None):
     config.classify.label_smoothing = 0.1
     config.train.update(
         batch_size=512, epochs=200.0, eval_every=1000, checkpoint_every=500, log_every=20,
-        eval_batch_size=500,
+        eval_batch_size=400,
     )  # fmt: skip
     if arg.size == "gpu":
         config.model.dtype = "bfloat16"

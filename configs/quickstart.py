@@ -20,7 +20,7 @@ def get_config(arg=None):
         "crate", width=64, depth=4, heads=4, patch=2, patching="conv", scan_layers=True
     )
     config.data.update(source="digits", image_size=8, channels=1, num_classes=10)
-    config.optimizer.update(name="adamw", learning_rate=2e-3, weight_decay=0.05, clip_norm=1.0)
+    config.optimizer.update(name="adamw", learning_rate=2e-3, weight_decay=0.5, clip_norm=1.0)
     config.schedule.update(name="cosine", warmup_steps=50)
     config.classify.label_smoothing = 0.1
     config.train.update(

@@ -34,7 +34,8 @@ class DataConfig:
 
     Attributes:
       source: ``digits``, ``tfds:NAME`` (any prepared TFDS data set, ``tfds:NAME:VERSION`` too),
-        ``folder:PATH`` (one folder a class) or ``synthetic`` (random images, for benchmarks).
+        ``folder:PATH`` (one folder a class), ``array:NAME`` (see ``data.register_arrays``) or
+        ``synthetic`` (random images, for benchmarks).
       data_dir: root of the TFDS files; None means TFDS's own default.
       train_split, eval_split: TFDS split expressions, or ``train`` / ``test``.
       num_classes: number of classes of the data set.
@@ -280,6 +281,8 @@ def nearest(name: str, valid) -> str:
 
 
 def _section(cls, plain: Mapping, path: str):
+    if not isinstance(plain, Mapping):
+        raise ConfigError(f"{path} is a section of settings; got {plain!r}.")
     hints = typing.get_type_hints(cls)
     for key in plain:
         if key not in hints:
@@ -297,7 +300,10 @@ def _value(annotation, value, path: str):
     if origin is tuple:
         if isinstance(value, str) or not hasattr(value, "__iter__"):
             raise ConfigError(f"{path} must be a list; got {value!r}.")
-        return tuple(_value(typing.get_args(annotation)[0], v, path) for v in value)
+        kinds = typing.get_args(annotation)
+        if Ellipsis not in kinds and len(value) != len(kinds):
+            raise ConfigError(f"{path} must have {len(kinds)} entries; got {value!r}.")
+        return tuple(_value(kinds[0], v, path) for v in value)
     if origin is not None:  # the model's mapping: models.create checks it
         return _plain(value)
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
@@ -315,8 +321,19 @@ def _plain(value):
     return tuple(_plain(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
+_POSITIVE = {
+    "data": ("image_size", "num_classes"),
+    "train": ("batch_size", "accumulate", "eval_batch_size"),
+}
+
+
 def _check(config: Config) -> None:
     train, data, schedule = config.train, config.data, config.schedule
+    for section, names in _POSITIVE.items():
+        for name in names:
+            value = getattr(getattr(config, section), name)
+            if value < 1:
+                raise ConfigError(f"config.{section}.{name} must be at least 1; got {value}.")
     if (train.steps is None) == (train.epochs is None):
         raise ConfigError("set exactly one of config.train.steps and config.train.epochs.")
     if train.batch_size % train.accumulate:

@@ -55,7 +55,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
     model, data, train = config.model, config.data, config.train
     patch = model.patch or int(model.variant.partition("/")[2])
     model.update(variant=None, width=32, depth=2, heads=4, patch=patch)
-    data.source, data.data_dir = "synthetic", None
+    data.source, data.data_dir, data.workers = "synthetic", None, 0
     data.train_split, data.eval_split = "train", "test"
     data.image_size, data.eval_resize_size = 2 * patch, 2 * patch + 4
     train.update(

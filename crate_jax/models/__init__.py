@@ -102,8 +102,8 @@ def create(name: str, *, variant: str | None = None, **overrides) -> nn.Module:
         for key in idle if overrides.get(switch) == value else ():
             if overrides.get(key, known[key].default) != known[key].default:
                 raise ConfigError(
-                    f"model setting {key}={overrides[key]!r} has no effect with {switch}={value!r}; "
-                    f"leave it at {known[key].default!r}."
+                    f"model setting {key}={overrides[key]!r} has no effect with "
+                    f"{switch}={value!r}; leave it at {known[key].default!r}."
                 )
     settings = sizes | overrides
     for key in _SIZES:

@@ -24,12 +24,13 @@ def create_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None)
     """
     devices = jax.devices() if devices is None else devices
     sizes = [getattr(config, axis) for axis in AXES]
+    given = dict(zip(AXES, sizes, strict=True))
     fixed = math.prod(size for size in sizes if size != -1)
     if sizes.count(-1) == 1 and fixed > 0:
         sizes[sizes.index(-1)] = len(devices) // fixed
     if min(sizes) < 1 or math.prod(sizes) != len(devices):
         raise ConfigError(
-            f"config.mesh={dict(zip(AXES, sizes, strict=True))} does not lay out "
+            f"config.mesh={given} does not lay out "
             f"{len(devices)} devices; the sizes must multiply to that, one of them may be -1."
         )
     return jax.make_mesh(sizes, AXES, (AxisType.Auto,) * len(AXES), devices=devices)

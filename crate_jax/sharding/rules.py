@@ -45,6 +45,9 @@ RULES = {
 """Path endings to the names of the last axes."""
 
 
+_FACTORS = frozenset({"v_row", "v_col"})  # Adafactor's, with fewer axes than their parameter
+
+
 def rule(path: str) -> tuple[str | None, ...] | None:
     """The names of the last axes of the leaf at ``a/b/c``, or None where no rule speaks of it."""
     *_, parent, name = ("", *path.split("/"))
@@ -54,8 +57,8 @@ def rule(path: str) -> tuple[str | None, ...] | None:
 def shardings(mesh: Mesh, tree):
     """The sharding of every leaf of a state, its optimizer's moments and averages included.
 
-    A leaf of the optimizer goes by the parameter at the end of its path where its shape has the
-    axes of the rule (Adafactor's factors have fewer and stay whole).
+    A leaf of the optimizer goes by the parameter at the end of its path where it has the axes of
+    the rule; Adafactor's factors have fewer and stay whole.
 
     Args:
       mesh: see ``mesh.create_mesh``.
@@ -63,13 +66,16 @@ def shardings(mesh: Mesh, tree):
     """
 
     def of(path, leaf):
-        names = rule(jax.tree_util.keystr(path, simple=True, separator="/")) or ()
-        if len(names) > leaf.ndim:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        names = rule(name) or ()
+        parts = name.split("/")
+        axes = leaf.ndim - ("blocks" in parts)  # without that of stacked layers
+        if len(names) > axes or _FACTORS.intersection(parts):
             names = ()
         first = leaf.ndim - len(names)
         spec = [None] * first
-        for size, name in zip(leaf.shape[first:], names, strict=True):
-            axis = MESH_AXES[name]
+        for size, axis_name in zip(leaf.shape[first:], names, strict=True):
+            axis = MESH_AXES[axis_name]
             divides = axis is not None and size % mesh.shape[axis] == 0 and mesh.shape[axis] > 1
             spec.append(axis if divides else None)
         return NamedSharding(mesh, PartitionSpec(*spec))

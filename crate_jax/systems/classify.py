@@ -219,9 +219,9 @@ class Classify:
             return layers.measure(self.forward(params, {"image": image}, layers.CAPTURE)[1])
 
         image = batch["image"]
-        parts = max(1, image.shape[0] // MEASURED_AT_ONCE)
+        parts = -(-image.shape[0] // MEASURED_AT_ONCE)
         while image.shape[0] % parts:
-            parts -= 1
+            parts += 1
         measured = jax.lax.map(some, microbatches(image, parts))
         return layers.summarise(
             jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1), measured)

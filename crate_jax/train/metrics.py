@@ -35,7 +35,11 @@ class MetricsWriter:
             path = workdir / f"{name}.jsonl"
             drop_after(path, resume_step)
             self._files[name] = path.open("a")
-        self._board = SummaryWriter(str(workdir), purge_step=resume_step + 1)
+        # Without a suffix a run resumed within a second would overwrite the file before it.
+        suffix = f".{resume_step:010d}"
+        self._board = SummaryWriter(
+            str(workdir), purge_step=resume_step + 1, filename_suffix=suffix
+        )
 
     def __enter__(self):
         return self

@@ -58,7 +58,7 @@ class Readout:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self._recent.append({"step": step, "records": rows["index"].tolist(), **values})
         if self._train.max_bad_steps and values["bad_steps"] >= self._train.max_bad_steps:
-            self._abort(step)
+            self._abort(step, int(values["bad_steps"]))
         logged = self._train.log_every > 0 and step % self._train.log_every == 0
         if logged:
             scalars = values | {"skipped_images": float(rows["skipped"])}
@@ -67,12 +67,12 @@ class Readout:
         shown = {name: values[name] for name in ("loss", "accuracy") if name in values}
         self._progress.update(step, shown, line=logged)
 
-    def _abort(self, step: int) -> None:
+    def _abort(self, step: int, bad_steps: int) -> None:
         path = self._workdir / NONFINITE
         rows = [{k: _json(v) for k, v in row.items()} for row in self._recent]
         path.write_text(json.dumps(rows, indent=1) + "\n")
         raise NonFiniteError(
-            f"{len(rows)} steps in a row, up to step {step}, had a loss or gradient that is not "
+            f"{bad_steps} steps in a row, up to step {step}, had a loss or gradient that is not "
             f"finite; the parameters are those of the last good step. The records of their batches "
             f"are in {path}. Lower config.optimizer.learning_rate, set config.optimizer.clip_norm, "
             f"or look at the data."

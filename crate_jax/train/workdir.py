@@ -4,13 +4,15 @@ import json
 import os
 import pathlib
 
+import jax
+
 from crate_jax import config as configs
 from crate_jax.config import Config, ConfigError
 from crate_jax.train.checkpoint import SUBDIRECTORY
 
 
 def claim(workdir: pathlib.Path, config: Config) -> None:
-    """Makes the directory this config's, or raises if it holds another's.
+    """Makes the directory this config's, or raises if it holds another's; process 0 writes.
 
     Settings that change no number (where data lies, how often to log) may differ; the file then
     tells the present ones.
@@ -34,6 +36,8 @@ def claim(workdir: pathlib.Path, config: Config) -> None:
                 f"{workdir} holds a run of another config:\n  " + "\n  ".join(lines) + "\n"
                 "Choose another --workdir, or put these settings back."
             )
+    if jax.process_index() != 0:
+        return
     workdir.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".json.partial")
     partial.write_text(json.dumps(new, indent=2) + "\n")

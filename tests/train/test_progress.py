@@ -1,0 +1,83 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from crate_jax.train.progress import Progress
+
+
+class _Clock:
+    """Seconds that pass when told to."""
+
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return _Clock()
+
+
+def test_speed_and_eta_leave_out_what_was_paused(clock):
+    progress = Progress(20, 100, batch_size=32, clock=clock)
+    with progress.paused("compiling"):
+        clock.now += 1000
+    clock.now += 10
+    progress.update(40, {})
+    with progress.paused("evaluating"):
+        assert progress.doing == "evaluating"
+        clock.now += 500
+    assert progress.doing == "training"
+    assert progress.seconds == 10
+    assert progress.images_per_second == 20 * 32 / 10
+    assert progress.eta_seconds == 60 * 10 / 20
+    timing = progress.timing()
+    assert timing["timing/seconds"] == 10 and timing["timing/images_per_second"] == 64
+    assert timing["timing/peak_memory_gib"] > 0
+
+
+def test_time_is_left_out_when_what_was_paused_fails(clock):
+    progress = Progress(0, 10, batch_size=1, clock=clock)
+    with pytest.raises(OSError), progress.paused("saving"):
+        clock.now += 7
+        raise OSError
+    assert progress.seconds == 0 and progress.doing == "compiling"
+
+
+def test_before_the_first_step_there_is_no_eta(clock):
+    out = io.StringIO()
+    progress = Progress(5, 10, batch_size=1, console=Console(file=out), clock=clock)
+    progress.update(5, {})
+    assert progress.eta_seconds != progress.eta_seconds and "ETA -" in out.getvalue()
+
+
+def test_off_a_terminal_an_update_is_one_line_where_asked(clock):
+    out = io.StringIO()
+    console = Console(file=out, width=40)
+    with Progress(0, 4000, batch_size=8, console=console, clock=clock) as progress:
+        clock.now += 10
+        progress.update(1000, {"loss": 1.23456, "accuracy": 0.5}, line=False)
+        assert out.getvalue() == ""
+        progress.update(2000, {"loss": 0.25})
+    (line,) = out.getvalue().splitlines()
+    assert line.startswith("step 2,000/4,000  50 %  ETA 0:00:10  1,600 images/s  loss 0.25")
+    assert "accuracy 0.5" in line and line.endswith("GiB")
+
+
+def test_on_a_terminal_the_bar_shows_step_and_what_is_being_done(clock):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=100)
+    with Progress(0, 10, batch_size=8, console=console, clock=clock) as progress:
+        progress.update(5, {"loss": 2.0})
+        with progress.paused("evaluating"):
+            progress._live.refresh()
+    text = out.getvalue()
+    assert "evaluating" in text and "step 5/10" in text and "loss 2" in text
+
+
+def test_without_a_console_nothing_is_shown(clock, capsys):
+    with Progress(0, 10, batch_size=8, clock=clock) as progress:
+        progress.update(5, {"loss": 2.0})
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,55 @@
+import dataclasses
+import json
+
+import pytest
+
+from crate_jax.config import ConfigError, MeshConfig, digest, resolve
+from crate_jax.train import workdir
+from crate_jax.train.checkpoint import save_params
+
+CONFIG = resolve({"model": {"name": "crate", "width": 8}, "train": {"steps": 3}})
+
+
+def _train(**changes):
+    return dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, **changes))
+
+
+def test_a_fresh_directory_gets_the_config_and_its_digest(tmp_path):
+    workdir.claim(tmp_path / "a" / "b", CONFIG)
+    saved = json.loads((tmp_path / "a" / "b" / "config.json").read_text())
+    assert saved["digest"] == digest(CONFIG)
+    assert resolve(saved["config"]) == CONFIG
+    assert [p.name for p in (tmp_path / "a" / "b").iterdir()] == ["config.json"]
+
+
+def test_another_config_is_refused_with_the_keys_that_differ(tmp_path):
+    workdir.claim(tmp_path, CONFIG)
+    before = (tmp_path / "config.json").read_text()
+    other = dataclasses.replace(_train(batch_size=64, log_every=7), model={"name": "vit"}, seed=2)
+    with pytest.raises(ConfigError) as error:
+        workdir.claim(tmp_path, other)
+    lines = str(error.value).splitlines()
+    assert [line.strip() for line in lines[1:-1]] == [
+        "config.model.name: 'crate' -> 'vit'",
+        "config.model.width: 8 -> None",
+        "config.seed: 0 -> 2",
+        "config.train.batch_size: 128 -> 64",
+    ]
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_settings_that_change_no_number_may_change_and_are_noted(tmp_path):
+    workdir.claim(tmp_path, CONFIG)
+    data = dataclasses.replace(CONFIG.data, workers=4, data_dir="/elsewhere")
+    other = dataclasses.replace(
+        _train(eval_every=7, keep_best=3), data=data, mesh=MeshConfig(fsdp=2)
+    )
+    workdir.claim(tmp_path, other)
+    assert resolve(json.loads((tmp_path / "config.json").read_text())["config"]) == other
+
+
+def test_converted_weights_are_not_trained_over(tmp_path):
+    save_params(tmp_path, {"w": 1.0}, {"name": "crate"})
+    with pytest.raises(ConfigError, match="holds converted weights and no run.*init_from="):
+        workdir.claim(tmp_path, CONFIG)
+    assert not (tmp_path / "config.json").exists()
