@@ -15,7 +15,7 @@ from crate_jax.recipe import choose, parse_arg, shrink
 
 SIZES = {
     "gpu": {"width": 384, "depth": 12, "heads": 6, "patch": 4},
-    "cpu": {"width": 128, "depth": 6, "heads": 4, "patch": 4},
+    "cpu": {"width": 96, "depth": 4, "heads": 4, "patch": 4},
 }
 
 

@@ -186,6 +186,7 @@ class TrainConfig:
       init_skip: path prefixes left at their fresh values when starting from ``init_from``.
       max_bad_steps: consecutive non-finite steps before the run aborts.
       keep_last, keep_best: checkpoints kept; best by ``best_metric``.
+      best_metric: ``eval/`` and a metric of the system; higher is better, but for ``eval/loss``.
     """
 
     batch_size: int = 128
@@ -349,6 +350,8 @@ def _check(config: Config) -> None:
                 f"config.data.{name} has {len(getattr(data, name))} entries for "
                 f"config.data.channels={data.channels}; write one, or one a channel."
             )
+    if config.classify.label_smoothing and config.classify.on_value is not None:
+        raise ConfigError("set config.classify.label_smoothing or .on_value, not both.")
     if (config.classify.on_value is None) != (config.classify.off_value is None):
         raise ConfigError("set config.classify.on_value and .off_value together.")
 

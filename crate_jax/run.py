@@ -79,6 +79,12 @@ def prepare(config: Config, examples: int | None = None) -> Run:
         raise ConfigError("the run has no step; raise config.train.steps or config.train.epochs.")
     steps_per_epoch = max(1, round(examples / train.batch_size))
     system = systems.create(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    scores = [f"eval/{name}" for name in system.evaluation_metrics]
+    if train.keep_best and train.best_metric not in scores:
+        raise ConfigError(
+            f"config.train.best_metric={train.best_metric!r} is not measured"
+            f"{configs.nearest(train.best_metric, scores)}"
+        )
     return Run(config, system, mesh, total_steps)
 
 
@@ -122,7 +128,7 @@ def train(config: Config, workdir: pathlib.Path, console: Console | None = None)
 def _start(run: Run, workdir: pathlib.Path, console: Console | None):
     """What to do to a fresh state: nothing, or take over ``config.train.init_from``."""
     source = run.config.train.init_from
-    if not source or (workdir / checkpoint.SUBDIRECTORY).is_dir():
+    if not source or checkpoint.exists(workdir):
         return lambda state: state
     params, settings = checkpoint.restore_params(source, run.config.train.init_checkpoint)
     adapted = run.system.adapt(params, run.config.train.init_skip)

@@ -2,6 +2,8 @@
 
     python -m crate_jax.main --config configs/crate_alpha/imagenet21k.py:variant=L/14 --workdir D
 
+TFDS has no ImageNet-21k: register a builder of that name with the 19,167 classes of the Winter 2021
+release, or lay the images out in folders and give ``--config.data.source=folder:PATH``.
 Expected: nothing is published at this stage; after fine-tuning (finetune_imagenet1k.py) see there.
 Cost, training FLOPs of 91 epochs of 13.15 M images: L/32 1.65e20, B/16 1.86e20, L/14 8.6e20,
 L/8 2.8e21.

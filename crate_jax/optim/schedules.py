@@ -54,7 +54,7 @@ def create(
     decay = DECAYS[config.name]
 
     def schedule(step):
-        s = jnp.asarray(step, jnp.float32)
+        s = jnp.asarray(step, jnp.result_type(float))
         t = jnp.clip((s - warmup) / max(total_steps - warmup, 1), 0.0, 1.0)
         factor = decay(t, jnp.maximum(s - warmup, 0.0), config)
         return factor * jnp.minimum(1.0, s / warmup) if warmup else factor

@@ -42,7 +42,11 @@ def scale_by_sophia(
         def estimated():
             u = directions(params, state.count)
             _, Hu = jax.jvp(grad_fn, (params,), (u,))
-            return jax.tree.map(lambda h, u, hu: b2 * h + (1 - b2) * u * hu, state.hessian, u, Hu)
+
+            def average(h, u, hu):  # an estimate that overflowed would stay for good
+                return jnp.where(jnp.isfinite(u * hu), b2 * h + (1 - b2) * u * hu, h)
+
+            return jax.tree.map(average, state.hessian, u, Hu)
 
         hessian = jax.lax.cond(state.count % update_interval == 0, estimated, lambda: state.hessian)
         updates = jax.tree.map(

@@ -29,12 +29,14 @@ class State:
     Attributes:
       step: updates tried so far.
       bad_steps: consecutive steps up to here whose loss or gradient was not finite.
+      bad_total: all such steps so far.
       params, opt_state: parameters and the optimizer's state.
       ema: moving average of the parameters, or None.
     """
 
     step: Array
     bad_steps: Array
+    bad_total: Array
     params: Any
     opt_state: Any
     ema: Any
@@ -72,6 +74,12 @@ class Classify:
             else smoothed(classify.label_smoothing, self.module.num_classes)
         )
 
+    @property
+    def evaluation_metrics(self) -> tuple[str, ...]:
+        """What :meth:`evaluate` gives besides ``count``."""
+        top5 = ("accuracy_top5",) if self.module.num_classes > 5 else ()
+        return ("loss", "accuracy", *top5)
+
     def _fresh_params(self, rng: Array, image: Array):
         return self.module.init(rng, image)["params"]
 
@@ -81,6 +89,7 @@ class Classify:
         return State(
             step=jnp.zeros((), jnp.int32),
             bad_steps=jnp.zeros((), jnp.int32),
+            bad_total=jnp.zeros((), jnp.int32),
             params=params,
             opt_state=self.tx.init(params),
             ema=jax.tree.map(jnp.copy, params) if self.config.train.ema_decay else None,
@@ -173,12 +182,14 @@ class Classify:
         )
         ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(updates))
         new = guarded(state, new, ok)
+        updates_made = state.step - state.bad_total  # what the optimizer counts
         metrics = {
             "loss": loss,
             "accuracy": accuracy,
             "grad_norm": grad_norm,
-            "learning_rate": self.config.optimizer.learning_rate * self.schedule(state.step),
+            "learning_rate": self.config.optimizer.learning_rate * self.schedule(updates_made),
             "bad_steps": new.bad_steps,
+            "bad_total": new.bad_total,
         }
         return new, metrics
 
@@ -207,7 +218,7 @@ class Classify:
             "accuracy": logits.argmax(-1) == label,
             "count": jnp.ones_like(mask),
         }
-        if logits.shape[-1] > 5:
+        if "accuracy_top5" in self.evaluation_metrics:
             top = jax.lax.top_k(logits, 5)[1]
             sums["accuracy_top5"] = (top == label[:, None]).any(-1)
         return {name: jnp.sum(value * mask) for name, value in sums.items()}

@@ -273,13 +273,19 @@ def restore_params(directory: pathlib.Path, which: str = "latest") -> tuple[Any,
         return checkpoints.restore_params(step), checkpoints.meta(step)["model"]
 
 
+def exists(directory: pathlib.Path) -> bool:
+    """Whether a directory holds a whole checkpoint."""
+    parent = pathlib.Path(directory) / SUBDIRECTORY
+    return parent.is_dir() and any(path.name.isdigit() for path in parent.iterdir())
+
+
 def open_existing(directory: pathlib.Path) -> Checkpoints:
     """The checkpoints of a run that may be under way; nothing is written or cleaned up.
 
     Raises:
       CheckpointError: when the directory holds none.
     """
-    if not (pathlib.Path(directory) / SUBDIRECTORY).is_dir():
+    if not exists(directory):
         raise CheckpointError(
             f"{directory} holds no checkpoints; give the workdir of a run, or what "
             f"python -m crate_jax.convert wrote."

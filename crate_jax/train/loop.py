@@ -27,7 +27,7 @@ from crate_jax.train.metrics import MetricsWriter
 from crate_jax.train.preemption import Preemption
 from crate_jax.train.progress import Progress
 from crate_jax.train.protocol import State, System
-from crate_jax.train.readout import Readout
+from crate_jax.train.readout import NonFiniteError, Readout
 
 
 @dataclasses.dataclass
@@ -144,10 +144,10 @@ def run(
             if scalars is None:
                 return
             writer.write(i, scalars)
-            best = {k: v for k, v in scalars.items() if k == train.best_metric}
-            for value in best.values():
-                checkpoints.score(i, value)
-            progress.update(i, best)
+            best = scalars.get(train.best_metric)
+            if best is not None:
+                checkpoints.score(i, -best if train.best_metric.endswith("loss") else best)
+                progress.update(i, {train.best_metric: best})
 
         with (
             MetricsWriter(workdir, first) as writer,
@@ -160,21 +160,25 @@ def run(
                 step = compile_step(system, mesh, like, batch, step_key)
             compile_seconds = time.perf_counter() - began
 
-            for i in range(first, total_steps + 1):
-                last = i == total_steps
-                if last or preemption.requested or _due(i, train.checkpoint_every):
-                    save(i)
-                if last or _due(i, train.eval_every):
-                    evaluate(i)
-                if preemption.requested:
-                    save(i)
-                if last or preemption.requested:
-                    break
-                if i > first:
-                    rows = next(source)
-                state, metrics = step(state, on_devices(mesh, rows), step_key)
-                readout.push(i + 1, metrics, rows)
-                checkpoints.check()
+            try:
+                for i in range(first, total_steps + 1):
+                    last = i == total_steps
+                    if last or preemption.requested or _due(i, train.checkpoint_every):
+                        save(i)
+                    if last or _due(i, train.eval_every):
+                        evaluate(i)
+                    if preemption.requested:
+                        save(i)
+                    if last or preemption.requested:
+                        break
+                    if i > first:
+                        rows = next(source)
+                    state, metrics = step(state, on_devices(mesh, rows), step_key)
+                    readout.push(i + 1, metrics, rows)
+                    checkpoints.check()
+            except NonFiniteError:
+                save(int(jax.device_get(state.step)))  # good parameters, to start another run from
+                raise
             with progress.paused("saving"):
                 checkpoints.wait()
             timing = progress.timing() | {"timing/compile_seconds": compile_seconds}

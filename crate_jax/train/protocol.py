@@ -12,11 +12,13 @@ class State(Protocol):
     Attributes:
       step: updates tried so far.
       bad_steps: consecutive steps up to here whose loss or gradient was not finite.
+      bad_total: all such steps so far.
       params: the parameters that are trained.
     """
 
     step: Array
     bad_steps: Array
+    bad_total: Array
     params: Any
 
 
@@ -26,6 +28,9 @@ class System(Protocol):
     ``init``, ``step``, ``evaluate`` and ``measure`` are pure functions of their arguments, compiled
     once. Metrics are float32 scalars by name. ``params`` are those of :meth:`eval_params`.
     """
+
+    evaluation_metrics: tuple[str, ...]
+    """What :meth:`evaluate` gives besides ``count``."""
 
     def init(self, rng: Array, example_batch: Mapping[str, Array]) -> State:
         """A fresh state; only the shapes of the batch matter."""

@@ -68,14 +68,15 @@ class Readout:
         self._progress.update(step, shown, line=logged)
 
     def _abort(self, step: int, bad_steps: int) -> None:
-        path = self._workdir / NONFINITE
+        process = jax.process_index()  # each has its own rows of the batches
+        path = self._workdir / (f"{process}_{NONFINITE}" if process else NONFINITE)
         rows = [{k: _json(v) for k, v in row.items()} for row in self._recent]
         path.write_text(json.dumps(rows, indent=1) + "\n")
         raise NonFiniteError(
             f"{bad_steps} steps in a row, up to step {step}, had a loss or gradient that is not "
-            f"finite; the parameters are those of the last good step. The records of their batches "
-            f"are in {path}. Lower config.optimizer.learning_rate, set config.optimizer.clip_norm, "
-            f"or look at the data."
+            f"finite; the parameters are those of the last good step, and saved. The records of "
+            f"the batches are in {path}. Lower config.optimizer.learning_rate, set "
+            f"config.optimizer.clip_norm, or look at the data."
         )
 
 

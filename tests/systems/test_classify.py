@@ -48,7 +48,7 @@ def _fresh(system, seed=0):
     )
     zero = jnp.zeros((), jnp.int32)
     ema = jax.tree.map(jnp.copy, params) if system.config.train.ema_decay else None
-    return classify.State(zero, zero, params, system.tx.init(params), ema)
+    return classify.State(zero, zero, zero, params, system.tx.init(params), ema)
 
 
 def _log_softmax(logits):

@@ -13,7 +13,7 @@ import pytest
 
 from crate_jax import config as configs
 from crate_jax import models, run
-from crate_jax.train import loop, workdir
+from crate_jax.train import checkpoint, loop, workdir
 from crate_jax.train.readout import NonFiniteError
 
 STEPS, STOP = 12, 5
@@ -154,6 +154,24 @@ def test_a_diverged_run_stops_and_names_its_batches(tmp_path):
     rows = json.loads((tmp_path / "nonfinite.json").read_text())
     assert len(rows) == 3
     assert all(row["records"] == seen[row["step"] - 1] for row in rows)
+    params, _ = checkpoint.restore_params(tmp_path)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_a_fine_tuning_run_killed_before_its_first_checkpoint_starts_from_its_donor_again(
+    whole, tmp_path
+):
+    config = _config(train__init_from=str(whole[0]), train__steps=1, optimizer__learning_rate=0.0)
+    workdir.claim(tmp_path / "other", config)
+    (tmp_path / "other" / "checkpoints").mkdir()
+    result = run.train(config, tmp_path / "other")
+    donor, _ = checkpoint.restore_params(whole[0])
+    _assert_same(result.state.params, donor)
+
+
+def test_a_misspelt_score_is_found_at_once():
+    with pytest.raises(configs.ConfigError, match="did you mean 'eval/accuracy'"):
+        run.prepare(_config(train__best_metric="eval/acuracy"))
 
 
 def test_best_and_last_checkpoints_are_kept(whole):
