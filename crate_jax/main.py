@@ -24,6 +24,7 @@ from crate_jax import config as configs
 from crate_jax import run
 from crate_jax.config import Config, ConfigError
 from crate_jax.interpret import summary
+from crate_jax.train.checkpoint import WriteError
 from crate_jax.train.readout import NonFiniteError
 
 config_flags.DEFINE_config_file("config", help_string="config file, FILE or FILE:ARGUMENT")
@@ -159,13 +160,15 @@ def report(console: Console, metrics, layers, rows) -> None:
 def cli() -> None:
     """The command line: sentences for what the user can mend, tracebacks for the rest."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant; --verbosity=0 shows it
+    logging.set_verbosity(
+        logging.FATAL
+    )  # what matters is raised here; --verbosity=0 shows the rest
     try:
         sys.exit(main(parse(sys.argv)))
     except ConfigError as error:
         console.print(str(error), markup=False)
         sys.exit(2)
-    except NonFiniteError as error:
+    except (NonFiniteError, WriteError) as error:
         console.print(str(error), markup=False)
         sys.exit(1)
     except OSError as error:

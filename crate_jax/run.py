@@ -121,7 +121,7 @@ def train(config: Config, workdir: pathlib.Path, console: Console | None = None)
     )  # fmt: skip
     if result.layers and jax.process_index() == 0:
         title = f"{config.model['name']}, step {result.step}"
-        plots.layers_figure(result.layers, workdir / "layers.png", title=title)
+        plots.layers_figure({title: result.layers}, workdir / "layers.png", title)
     return result
 
 

@@ -17,7 +17,7 @@ ALLOWED = {
     "optim": {"config"},
     "data": {"config"},
     "sharding": {"config"},
-    "interpret": {"ops", "models"},
+    "interpret": {"ops", "models", "config"},
     "systems": {"config", "models", "objectives", "optim", "interpret"},
     "train": {"config", "sharding"},
     "convert": {"config", "layers", "models", "train"},

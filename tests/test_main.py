@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -24,16 +25,16 @@ SHORT = (
 )  # fmt: skip
 
 
-def _start(*args):
+def _start(*args, **process):
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
         [sys.executable, "-m", "crate_jax.main", *map(str, args)], cwd=ROOT, env=env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **process,
     )  # fmt: skip
 
 
-def _run(*args) -> tuple[int, str]:
-    process = _start(*args)
+def _run(*args, **process) -> tuple[int, str]:
+    process = _start(*args, **process)
     output, _ = process.communicate(timeout=240)
     return process.returncode, output
 
@@ -88,6 +89,18 @@ def test_sigkill_loses_nothing_but_time(whole, tmp_path):
     for lines in (7, 19):
         code, _ = _kill_at_line(tmp_path, lines, signal.SIGKILL)
         assert code == -signal.SIGKILL
+    code, output = _run(*_short_run(tmp_path))
+    assert code == 0, output
+    assert _metrics(tmp_path) == _metrics(whole[0])
+
+
+def test_a_disk_that_takes_no_more_gets_a_sentence_and_the_run_goes_on_later(whole, tmp_path):
+    def limit():  # no file may grow beyond 30 kB, which a checkpoint does
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+
+    code, output = _run(*_short_run(tmp_path), preexec_fn=limit)
+    assert code == 1 and "a checkpoint could not be written" in output, output
+    assert "run the same command again" in output.splitlines()[-1]
     code, output = _run(*_short_run(tmp_path))
     assert code == 0, output
     assert _metrics(tmp_path) == _metrics(whole[0])

@@ -34,6 +34,10 @@ class CheckpointError(ConfigError):
     """What is wrong with a checkpoint, and what to do."""
 
 
+class WriteError(RuntimeError):
+    """A checkpoint could not be written, and from where the run can go on."""
+
+
 class _Best:
     """Keeps the ``n`` checkpoints of highest score, by a table that evaluation fills in later."""
 
@@ -128,7 +132,7 @@ class Checkpoints:
           judged: the parameters to evaluate and to start others from, where no part of ``state``.
 
         Raises:
-          CheckpointError: when this or an earlier one could not be written.
+          WriteError: when this or an earlier one could not be written.
         """
         if step in self.steps():
             return
@@ -145,9 +149,11 @@ class Checkpoints:
             yield
         except Exception as error:  # Orbax and TensorStore raise many kinds
             whole = [step for step in self.steps() if (self.directory / str(step)).is_dir()]
-            first_line = (str(error).strip() or repr(error)).splitlines()[0]
-            raise CheckpointError(
-                f"a checkpoint could not be written under {self.directory}: {first_line}\n"
+            why = (str(error).strip() or repr(error)).splitlines()[0]
+            if "No space left" in why:
+                why = "no space is left on the disk."
+            raise WriteError(
+                f"a checkpoint could not be written under {self.directory}: {why}\n"
                 f"Whole checkpoints: {', '.join(map(str, whole)) or 'none'}. Free space or mend "
                 f"the directory, then run the same command again; it goes on from the newest."
             ) from error

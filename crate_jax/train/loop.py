@@ -109,7 +109,8 @@ def run(
 
     Raises:
       NonFiniteError: after ``config.train.max_bad_steps`` bad steps in a row.
-      CheckpointError: when a checkpoint is of another model, or could not be written.
+      CheckpointError: when the newest checkpoint is of another model.
+      WriteError: when a checkpoint could not be written.
     """
     train = config.train
     init_key, step_key = jax.device_put(

@@ -13,7 +13,7 @@ from crate_jax.config import MeshConfig, resolve
 from crate_jax.sharding.mesh import create_mesh
 from crate_jax.systems.classify import Classify
 from crate_jax.train import checkpoint
-from crate_jax.train.checkpoint import CheckpointError, Checkpoints
+from crate_jax.train.checkpoint import CheckpointError, Checkpoints, WriteError
 from crate_jax.train.loop import abstract_state
 
 META = {"model": {"name": "crate", "width": 16}, "digest": "abc"}
@@ -292,7 +292,7 @@ def test_a_failure_to_write_says_what_is_whole(when, tmp_path, monkeypatch):
                 "wait_until_finished": checkpoints.wait,
                 "check_for_errors": checkpoints.check,
             }[when]
-            with pytest.raises(CheckpointError) as error:
+            with pytest.raises(WriteError) as error:
                 act()
     text = re.sub(r"\s+", " ", str(error.value))
     assert "no space left on device" in text and "more" not in text
