@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,8 +23,8 @@ from crate_jax.train.evaluation import Evaluator
 from crate_jax.train.loop import Result
 from crate_jax.train.protocol import System
 
-UNKNOWN_EXAMPLES = 10**6
-"""Stands for the size of a data set that is not here, where only shapes matter."""
+ANY_LENGTH = 10**6
+"""Steps of a run that is not run."""
 
 
 @dataclasses.dataclass
@@ -46,11 +46,16 @@ class Run:
     def meta(self) -> dict[str, Any]:
         """What a checkpoint says of the run that wrote it."""
         return {
-            "model": models.describe(self.config.model["name"], self.system.module),
+            "model": describe_model(self.config, self.system),
             "config": configs.as_dict(self.config),
             "digest": configs.digest(self.config),
             "total_steps": self.total_steps,
         }
+
+
+def describe_model(config: Config, system: System) -> dict[str, Any]:
+    """Every setting of the model, as a checkpoint keeps them."""
+    return models.describe(config.model["name"], system.module)
 
 
 def prepare(config: Config, examples: int | None = None) -> Run:
@@ -61,14 +66,10 @@ def prepare(config: Config, examples: int | None = None) -> Run:
       examples: size of the training split; None opens the data and looks at it.
 
     Raises:
-      ConfigError: a sentence about the first thing found.
+      ConfigError: a sentence about the first thing found; a DataMissingError where it is the data.
     """
     train = config.train
-    mesh = meshes.create_mesh(config.mesh)
-    meshes.check_batch(
-        mesh, train.batch_size // train.accumulate, "config.train.batch_size / .accumulate"
-    )
-    meshes.check_batch(mesh, train.eval_batch_size, "config.train.eval_batch_size")
+    mesh = create_mesh(config, ("batch_size", "eval_batch_size"))
     if examples is None:
         data.validate(config.data)
         examples = data.num_examples(config.data, config.data.train_split)
@@ -86,6 +87,21 @@ def prepare(config: Config, examples: int | None = None) -> Run:
             f"{configs.nearest(train.best_metric, scores)}"
         )
     return Run(config, system, mesh, total_steps)
+
+
+def create_mesh(config: Config, batches: Sequence[str]) -> Mesh:
+    """The config's mesh; the batch sizes of ``config.train`` that are named divide over it."""
+    mesh = meshes.create_mesh(config.mesh)
+    for name in batches:
+        parts = config.train.accumulate if name == "batch_size" else 1
+        field = f"config.train.{name}" + (" / .accumulate" if parts > 1 else "")
+        meshes.check_batch(mesh, getattr(config.train, name) // parts, field)
+    return mesh
+
+
+def system_alone(config: Config) -> System:
+    """The config's task where no step is taken and the length of the run does not matter."""
+    return systems.create(config, total_steps=ANY_LENGTH, steps_per_epoch=ANY_LENGTH // 100)
 
 
 def batches(config: Config, mesh: Mesh) -> Data:
@@ -119,7 +135,7 @@ def train(config: Config, workdir: pathlib.Path, console: Console | None = None)
         run.system, config, workdir=workdir, mesh=run.mesh, total_steps=run.total_steps,
         meta=run.meta(), data=batches(config, run.mesh), start_from=start_from, console=console,
     )  # fmt: skip
-    if result.layers and jax.process_index() == 0:
+    if result.layers and not result.exit_code and jax.process_index() == 0:
         title = f"{config.model['name']}, step {result.step}"
         plots.layers_figure({title: result.layers}, workdir / "layers.png", title)
     return result
@@ -132,7 +148,7 @@ def _start(run: Run, workdir: pathlib.Path, console: Console | None):
         return lambda state: state
     params, settings = checkpoint.restore_params(source, run.config.train.init_checkpoint)
     adapted = run.system.adapt(params, run.config.train.init_skip)
-    differing = setting_differences(settings, run.meta()["model"])
+    differing = setting_differences(settings, describe_model(run.config, run.system))
     if differing and console is not None:
         console.print(
             f"Starting from {source}, whose model had other settings:", *differing, sep="\n  "
@@ -158,45 +174,61 @@ def evaluate(config: Config, workdir: pathlib.Path, which: str = "latest") -> tu
     Raises:
       ConfigError: when the checkpoint is of another model than the config's.
     """
-    run = prepare(config)
+    mesh = create_mesh(config, ("eval_batch_size",))
+    data.validate(config.data, splits=(config.data.eval_split,))
+    system = system_alone(config)
     with checkpoint.open_existing(workdir) as checkpoints:
         step = checkpoints.find(which)
         params, meta = checkpoints.restore_params(step), checkpoints.meta(step)
-    differing = setting_differences(meta["model"], run.meta()["model"])
+    differing = setting_differences(meta["model"], describe_model(config, system))
     if differing:
         lines = "\n  ".join(differing)
         raise ConfigError(
             f"{workdir} holds another model than the config:\n  {lines}\n"
             f"Give the config it was made with, or these settings on the command line."
         )
-    params = run.system.adapt(params)
-    evaluator = Evaluator(run.system, run.mesh, batches(config, run.mesh))
-    with jax.set_mesh(run.mesh):
-        evaluator.run(jax.device_put(params, rules.shardings(run.mesh, params)))
+    params = system.adapt(params)
+    evaluator = Evaluator(system, mesh, batches(config, mesh))
+    with jax.set_mesh(mesh):
+        evaluator.run(jax.device_put(params, rules.shardings(mesh, params)))
     return step, evaluator
 
 
 def show(config: Config, console: Console) -> None:
     """Prints the resolved config, the parameters and their sharding, and the FLOPs of a step."""
+    mesh = create_mesh(config, ("batch_size", "eval_batch_size"))
     try:
-        run, length = prepare(config), None
-    except ConfigError:
-        run, length = prepare(config, examples=UNKNOWN_EXAMPLES), "unknown: the data is not here"
+        steps = f"{prepare(config).total_steps:,}"
+    except data.DataMissingError:
+        steps = "unknown: the data is not here"
     console.print_json(json.dumps(configs.as_dict(config)))
-    params = run.system.abstract_params
-    console.print(summary.parameter_table(params, rules.shardings(run.mesh, params)))
-    train, size = config.train, config.data.image_size
-    image = jax.ShapeDtypeStruct((train.batch_size, size, size, config.data.channels), "float32")
-    label = jax.ShapeDtypeStruct((train.batch_size,), "int32")
-    batch = {"image": image, "label": label}
-    state = jax.eval_shape(run.system.init, jax.random.key(0), batch)
-    step = flops.matmul_flops(run.system.step, state, batch, jax.random.key(0))
+    system = system_alone(config)
+    params = system.abstract_params
+    console.print(summary.parameter_table(params, rules.shardings(mesh, params)))
+    operations = step_flops(config)
     console.print(
         summary.facts(
             digest=configs.digest(config),
-            steps=length or f"{run.total_steps:,}",
-            mesh=", ".join(f"{axis} {n}" for axis, n in run.mesh.shape.items()),
+            steps=steps,
+            mesh=", ".join(f"{axis} {n}" for axis, n in mesh.shape.items()),
             parameters=f"{summary.count(params):,}",
-            **{"FLOPs a step": f"{step:.4g}", "FLOPs an image": f"{step / train.batch_size:.4g}"},
+            **{
+                "FLOPs a step": f"{operations:.4g}",
+                "FLOPs an image": f"{operations / config.train.batch_size:.4g}",
+            },
         )
     )
+
+
+def step_flops(config: Config) -> int:
+    """Floating-point operations of a training step, none of them for rematerialisation."""
+    plain = dataclasses.replace(config, model={**config.model, "remat": "none"})
+    system, size = system_alone(plain), config.data.image_size
+    batch = {
+        "image": jax.ShapeDtypeStruct(
+            (config.train.batch_size, size, size, config.data.channels), "float32"
+        ),
+        "label": jax.ShapeDtypeStruct((config.train.batch_size,), "int32"),
+    }
+    state = jax.eval_shape(system.init, jax.random.key(0), batch)
+    return flops.matmul_flops(system.step, state, batch, jax.random.key(0))

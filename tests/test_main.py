@@ -11,6 +11,7 @@ import time
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from crate_jax import convert, models
@@ -55,9 +56,19 @@ def whole(tmp_path_factory):
     return workdir, output
 
 
-def _kill_at_line(workdir, lines, how):
+def _final_state(workdir):
+    return ocp.PyTreeCheckpointer().restore(workdir / "checkpoints" / "40" / "state")
+
+
+def _assert_same_run(workdir, whole):
+    """The same metrics to the letter, and the same parameters, moments and averages to the bit."""
+    assert _metrics(workdir) == _metrics(whole)
+    jax.tree.map(np.testing.assert_array_equal, _final_state(workdir), _final_state(whole))
+
+
+def _kill_at_line(workdir, lines, how, *args):
     """Starts a run and sends it a signal once its metrics have so many lines."""
-    process = _start(*_short_run(workdir))
+    process = _start(*_short_run(workdir, *args))
     path = workdir / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
@@ -82,16 +93,16 @@ def test_sigterm_saves_and_the_same_command_goes_on(whole, tmp_path):
     assert code == 75 and "saved" in output
     code, output = _run(*_short_run(tmp_path))
     assert code == 0, output
-    assert _metrics(tmp_path) == _metrics(whole[0])
+    _assert_same_run(tmp_path, whole[0])
 
 
 def test_sigkill_loses_nothing_but_time(whole, tmp_path):
-    for lines in (7, 19):
-        code, _ = _kill_at_line(tmp_path, lines, signal.SIGKILL)
+    for lines, workers in ((7, 0), (19, 2)):
+        code, _ = _kill_at_line(tmp_path, lines, signal.SIGKILL, f"--config.data.workers={workers}")
         assert code == -signal.SIGKILL
     code, output = _run(*_short_run(tmp_path))
     assert code == 0, output
-    assert _metrics(tmp_path) == _metrics(whole[0])
+    _assert_same_run(tmp_path, whole[0])
 
 
 def test_a_disk_that_takes_no_more_gets_a_sentence_and_the_run_goes_on_later(whole, tmp_path):
@@ -103,7 +114,7 @@ def test_a_disk_that_takes_no_more_gets_a_sentence_and_the_run_goes_on_later(who
     assert "run the same command again" in output.splitlines()[-1]
     code, output = _run(*_short_run(tmp_path))
     assert code == 0, output
-    assert _metrics(tmp_path) == _metrics(whole[0])
+    _assert_same_run(tmp_path, whole[0])
 
 
 def test_eval_mode_reads_the_checkpoint(whole):

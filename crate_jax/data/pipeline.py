@@ -5,7 +5,7 @@ epoch ``e = p div n``, augmented by a generator seeded by p. Hosts take contiguo
 global batch, workers whole batches; neither changes what a position holds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
@@ -15,6 +15,9 @@ from crate_jax.data import randaugment, sources, transforms
 from crate_jax.data.sources import num_examples, open_source
 
 __all__ = ["eval_batches", "num_examples", "train_batches", "validate"]
+
+TRAIN_THREADS = 2  # of each worker
+NAMES_LISTED = 10
 
 _WORDS = {
     "crop": transforms.CROPS,
@@ -26,12 +29,28 @@ _WORDS = {
 }
 
 
-def validate(config: DataConfig) -> None:
-    """Raises a sentence about the first thing wrong with the data or its settings.
+def validate(config: DataConfig, splits: Sequence[str] | None = None) -> None:
+    """Raises a sentence about the first thing wrong, with the settings before the data.
+
+    Args:
+      config: to look at.
+      splits: those to open; None means the training and the evaluation split.
 
     Raises:
-      ConfigError: before anything is decoded beyond the first image of each split.
+      ConfigError: before anything is decoded beyond the first image of each split; a
+        DataMissingError where a split is not there.
     """
+    _validate_settings(config)
+    splits = (config.train_split, config.eval_split) if splits is None else splits
+    opened = {split: open_source(config, split) for split in splits}
+    if config.source.startswith("folder:"):
+        _validate_classes(config, {s: source.records.classes for s, source in opened.items()})
+    for split, source in opened.items():
+        _validate_split(config, split, source)
+
+
+def _validate_settings(config: DataConfig) -> None:
+    """What can be found wrong without data."""
     for field, words in _WORDS.items():
         value = getattr(config, field)
         if value not in words:
@@ -45,12 +64,26 @@ def validate(config: DataConfig) -> None:
         )
     if config.randaugment_layers and config.channels != 3:
         raise ConfigError("RandAugment wants colour images; set config.data.randaugment_layers=0.")
-    for split in (config.train_split, config.eval_split):
-        _validate_split(config, split)
 
 
-def _validate_split(config: DataConfig, split: str) -> None:
-    source = open_source(config, split)
+def _validate_classes(config: DataConfig, classes: dict[str, list[str]]) -> None:
+    """A class folder's place among its split's is its label, so the splits must have the same."""
+    everywhere = set.intersection(*map(set, classes.values())) if classes else set()
+    extra = {split: [c for c in names if c not in everywhere] for split, names in classes.items()}
+    if any(extra.values()):
+        lines = "\n  ".join(f"{split}: {_listed(names)}" for split, names in extra.items() if names)
+        raise ConfigError(
+            f"the splits of {config.source} have different class folders, and labels number the "
+            f"folders of a split. Give every split the same; not in all of them are\n  {lines}"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - NAMES_LISTED
+    return ", ".join(names[:NAMES_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _validate_split(config: DataConfig, split: str, source) -> None:
     if len(source) == 0:
         raise ConfigError(f"split {split!r} of {config.source} is empty.")
     channels = source[0]["image"].shape[-1]
@@ -103,7 +136,11 @@ class _TrainTransform(grain.transforms.RandomMap):
 
 
 class _EvalPositions:
-    """The source in order, then its last record again, masked, to a whole number of batches."""
+    """The source in order, then its last record again, to a whole number of batches.
+
+    ``mask`` is 0 on these repetitions and where a neighbour stands for an unreadable image, which
+    ``skipped`` counts as one.
+    """
 
     def __init__(self, source, config: DataConfig, batch_size: int):
         self._source, self._config, self._batch_size = source, config, batch_size
@@ -114,7 +151,13 @@ class _EvalPositions:
     def __getitem__(self, i: int) -> dict:
         example = self._source[min(i, len(self._source) - 1)]
         image = transforms.eval_transform(example["image"], self._config)
-        return {**example, "image": image, "mask": np.float32(i < len(self._source))}
+        own, unreadable = i < len(self._source), example["skipped"] > 0
+        return {
+            **example,
+            "image": image,
+            "mask": np.float32(own and not unreadable),
+            "skipped": int(own and unreadable),
+        }
 
 
 def _stack(examples: list[dict]) -> dict[str, np.ndarray]:
@@ -139,9 +182,10 @@ def _local_rows(dataset, batch_size, process_index, process_count):
     return rows.batch(batch_size // process_count, batch_fn=_stack)
 
 
-def _iterate(batches, workers: int) -> Iterator[dict[str, np.ndarray]]:
-    threads = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
-    iterator = batches.to_iter_dataset(threads)
+def _iterate(batches, *, threads: int, workers: int) -> Iterator[dict[str, np.ndarray]]:
+    """Batches read ahead by the threads of this process, or of each of ``workers`` others."""
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
+    iterator = batches.to_iter_dataset(options)
     if workers:
         iterator = iterator.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     return iter(iterator)
@@ -178,13 +222,19 @@ def train_batches(
         .random_map(_TrainTransform(config))
     )
     batches = _local_rows(positions, batch_size, process_index, process_count)
-    return _iterate(batches[start_step:], config.workers)
+    return _iterate(batches[start_step:], threads=TRAIN_THREADS, workers=config.workers)
 
 
 def eval_batches(
     config: DataConfig, *, batch_size: int, process_index: int = 0, process_count: int = 1
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The evaluation split once, in order; ``mask`` is 0 on the padding of the last batch."""
+    """The evaluation split once, in order.
+
+    ``mask`` is 0 on the padding of the last batch, and in the place of an unreadable image where
+    ``config.on_bad_image`` is ``skip``; ``skipped`` counts the latter.
+    """
     source = open_source(config, config.eval_split)
     positions = grain.MapDataset.source(_EvalPositions(source, config, batch_size))
-    return _iterate(_local_rows(positions, batch_size, process_index, process_count), 0)
+    batches = _local_rows(positions, batch_size, process_index, process_count)
+    # Threads for workers: processes would be spawned anew, seconds long, at every evaluation.
+    return _iterate(batches, threads=max(2, config.workers), workers=0)

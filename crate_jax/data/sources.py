@@ -18,6 +18,10 @@ SYNTHETIC_SIZES = {"train": 512, "test": 128}
 _ARRAYS = {}
 
 
+class DataMissingError(ConfigError):
+    """The data that a config names is not on this machine; its other settings may be right."""
+
+
 class ArraySource:
     """Images and labels in memory.
 
@@ -47,6 +51,7 @@ def register_arrays(name: str, **splits: tuple[np.ndarray, np.ndarray]) -> None:
     ``register_arrays('mine', train=(x, y), test=(x_test, y_test))``
     """
     _ARRAYS[name] = {split: ArraySource(*arrays) for split, arrays in splits.items()}
+    open_source.cache_clear()
 
 
 class EncodedSource:
@@ -89,7 +94,7 @@ class _Folder(Sequence):
 
     def __init__(self, root: pathlib.Path):
         if not root.is_dir():
-            raise ConfigError(
+            raise DataMissingError(
                 f"there is no folder {root}. Lay images out as PATH/SPLIT/CLASS/FILE and name PATH "
                 f"in config.data.source and SPLIT in config.data.train_split and .eval_split."
             )
@@ -180,8 +185,9 @@ def tfds_builder(config: DataConfig):
     """The prepared TFDS builder that ``tfds:NAME`` or ``tfds:NAME:VERSION`` names.
 
     Raises:
-      ConfigError: when there is none, it is prepared in part, or not as array_record; the
+      DataMissingError: when there is none of the name, or none is prepared as array_record; the
         sentence has the command that prepares it.
+      ConfigError: on a configuration or version that the data set does not have.
     """
     import tensorflow_datasets as tfds
 
@@ -190,13 +196,15 @@ def tfds_builder(config: DataConfig):
         builder = tfds.builder(name, data_dir=config.data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         first = str(error).strip().splitlines()[0]
-        raise ConfigError(f"config.data.source={config.source!r}: {first}") from error
+        unknown = isinstance(error, tfds.core.DatasetNotFoundError)
+        Error = DataMissingError if unknown else ConfigError
+        raise Error(f"config.data.source={config.source!r}: {first}") from error
     kind = builder.info.file_format
     prepared = builder.data_path.exists() and builder.info.splits
     if not prepared or (kind is not None and kind.value != "array_record"):
         why = "is not prepared" if not prepared else f"is prepared as {kind.value}"
         where = "" if config.data_dir is None else f", data_dir={config.data_dir!r}"
-        raise ConfigError(
+        raise DataMissingError(
             f"the TFDS data set {name!r} {why} under {builder.data_path}. Prepare it with\n"
             f'  python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}{where}, '
             f"file_format='array_record').download_and_prepare()\"\n"
@@ -218,12 +226,26 @@ def _tfds_split(config: DataConfig, split: str):
         ) from error
     missing = [p.name for p in info.filepaths if not p.exists()]
     if missing:
-        raise ConfigError(
+        raise DataMissingError(
             f"{config.source} under {builder.data_path} is half prepared: {len(missing)} files of "
             f"split {split!r} are missing, {', '.join(missing[:3])} among them. Copy or prepare "
             f"it again."
         )
     return builder, info
+
+
+def _check_features(config: DataConfig, features) -> None:
+    """Raises unless ``image`` is an image and ``label`` a class."""
+    import tensorflow_datasets as tfds
+
+    held = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
+    wanted = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
+    if not all(isinstance(held.get(name), Feature) for name, Feature in wanted.items()):
+        names = ", ".join(f"{name} ({type(held[name]).__name__})" for name in sorted(held))
+        raise ConfigError(
+            f"{config.source} is not images with a class each: it wants the features image (Image) "
+            f"and label (ClassLabel); it has: {names or features}."
+        )
 
 
 def num_examples(config: DataConfig, split: str) -> int:
@@ -233,8 +255,9 @@ def num_examples(config: DataConfig, split: str) -> int:
     return len(open_source(config, split))
 
 
+@functools.lru_cache(maxsize=4)  # training and evaluation of two configs
 def open_source(config: DataConfig, split: str):
-    """The source of one split.
+    """The source of one split; the last few opened are kept, as they were found then.
 
     Args:
       config: ``source`` is ``digits``, ``tfds:NAME``, ``folder:PATH``, ``array:NAME`` (see
@@ -242,7 +265,8 @@ def open_source(config: DataConfig, split: str):
       split: ``train`` or ``test``; a TFDS split expression; a sub-folder.
 
     Raises:
-      ConfigError: a sentence about what is missing and how to get it.
+      DataMissingError: a sentence about what is missing and how to get it.
+      ConfigError: on an unknown source or split, or data that is not images with a class each.
     """
     kind, _, rest = config.source.partition(":")
     kinds = ("digits", "synthetic", "tfds", "folder", "array")
@@ -256,7 +280,7 @@ def open_source(config: DataConfig, split: str):
         return _synthetic(split, config.image_size, config.channels, config.num_classes)
     if kind == "array":
         if split not in _ARRAYS.get(rest, {}):
-            raise ConfigError(
+            raise DataMissingError(
                 f"no arrays {rest!r} with split {split!r}; call crate_jax.data.register_arrays."
             )
         return _ARRAYS[rest][split]
@@ -266,6 +290,7 @@ def open_source(config: DataConfig, split: str):
         import tensorflow_datasets as tfds
 
         builder, info = _tfds_split(config, split)
+        _check_features(config, builder.info.features)
         skip = {"image": tfds.decode.SkipDecoding()}
         size = sum(path.stat().length for path in info.filepaths)
         records = _Records(builder.as_data_source(split, decoders=skip), size)

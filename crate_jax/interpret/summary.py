@@ -60,7 +60,8 @@ def layers_chart(layers: Mapping[str, np.ndarray], width: int = 24) -> Table:
 
 
 def _bar(fraction: float, width: int, colour: str) -> str:
-    """``fraction`` of ``width`` cells, to an eighth of a cell."""
-    eighths = round(8 * width * min(max(float(fraction), 0.0), 1.0))
+    """``fraction`` of ``width`` cells, to an eighth of a cell; none where it is not finite."""
+    fraction = float(np.clip(np.nan_to_num(fraction), 0.0, 1.0))
+    eighths = round(8 * width * fraction)
     text = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
     return f"[{colour}]{text}[/]{' ' * (width - len(text))}"

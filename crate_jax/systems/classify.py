@@ -170,7 +170,6 @@ class Classify:
         updates, opt_state = self.tx.update(
             grads, state.opt_state, state.params, value=loss,
             grad_fn=lambda params: self.loss_and_grad(params, *data)[1],
-            obj_fn=lambda params: self.loss_and_grad(params, *data)[0][0],
         )  # fmt: skip
         params = optax.apply_updates(state.params, updates)
         grad_norm = optax.tree.norm(grads)

@@ -9,6 +9,7 @@ only when it is whole.
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
 from crate_jax.config import ConfigError
@@ -75,6 +77,8 @@ class Checkpoints:
         if self._scores_path.exists():
             saved = json.loads(self._scores_path.read_text())
             self.scores = {int(step): score for step, score in saved.items()}
+        if not read_only:
+            self._set_empty_ones_aside()
         self._manager = ocp.CheckpointManager(
             self.directory,
             item_handlers={name: handler() for name, handler in _HANDLERS.items()},
@@ -127,7 +131,7 @@ class Checkpoints:
 
         Args:
           step: updates that the state has seen.
-          state: pytree of arrays.
+          state: pytree of arrays; None for parameters alone.
           meta: what goes to JSON beside it.
           judged: the parameters to evaluate and to start others from, where no part of ``state``.
 
@@ -136,7 +140,9 @@ class Checkpoints:
         """
         if step in self.steps():
             return
-        items = {"state": ocp.args.PyTreeSave(state), "meta": ocp.args.JsonSave(dict(meta))}
+        items = {"meta": ocp.args.JsonSave(dict(meta))}
+        if state is not None:
+            items["state"] = ocp.args.PyTreeSave(state)
         if judged is not None:
             items["params"] = ocp.args.PyTreeSave(judged)
         with self._surfacing():
@@ -159,8 +165,11 @@ class Checkpoints:
             ) from error
 
     def score(self, step: int, value: float) -> None:
-        """Notes the score, higher is better, of the checkpoint at ``step`` if there is one."""
-        if step not in self.steps():
+        """Notes the score, higher is better, of the checkpoint at ``step`` if there is one.
+
+        A score that is not a finite number is no score.
+        """
+        if step not in self.steps() or not math.isfinite(value):
             return
         self.scores[step] = value
         if jax.process_index() == 0:
@@ -201,6 +210,42 @@ class Checkpoints:
             like, restore_args=ocp.checkpoint_utils.construct_restore_args(like)
         )
         return self._manager.restore(step, args=ocp.args.Composite(state=restore)).state
+
+    def restore_newest(self, like: Any) -> tuple[int, Any]:
+        """The newest step whose state can be read, and that state; damaged ones are set aside.
+
+        Args:
+          like: as in :meth:`restore`.
+
+        Raises:
+          CheckpointError: when a checkpoint is of another model, or none can be read.
+        """
+        damaged = []
+        while (step := self.newest()) is not None:
+            try:
+                return step, self.restore(step, like)
+            except CheckpointError:
+                raise
+            except Exception as error:  # whatever Orbax and TensorStore make of damaged files
+                damaged.append(f"{step}: {(str(error).strip() or repr(error)).splitlines()[0]}")
+                logging.error("checkpoint %s of %s is damaged", damaged[-1], self.directory)
+                self._set_aside(self.directory / str(step))
+                self._manager.reload()
+        lines = "\n  ".join(damaged)
+        raise CheckpointError(
+            f"no checkpoint under {self.directory} can be read:\n  {lines}\n"
+            f"They are kept as STEP.damaged. Choose another --workdir to start over."
+        )
+
+    def _set_empty_ones_aside(self) -> None:
+        if self.directory.is_dir():
+            for path in self.directory.iterdir():
+                if path.name.isdigit() and not any(path.iterdir()):
+                    self._set_aside(path)
+
+    def _set_aside(self, path: pathlib.Path) -> None:
+        if jax.process_index() == 0:
+            path.rename(path.with_name(f"{path.name}.damaged"))
 
     def restore_params(self, step: int) -> Any:
         """The judged parameters of a step as numpy arrays: the average where there is one."""
@@ -255,12 +300,7 @@ def save_params(directory: pathlib.Path, params: Any, model: Mapping) -> None:
     What ``--mode=eval``, ``config.train.init_from`` and ``crate_jax.convert`` read.
     """
     with Checkpoints(directory) as checkpoints:
-        checkpoints._manager.save(
-            0,
-            args=ocp.args.Composite(
-                params=ocp.args.PyTreeSave(params), meta=ocp.args.JsonSave({"model": dict(model)})
-            ),
-        )
+        checkpoints.save(0, None, {"model": dict(model)}, judged=params)
         checkpoints.wait()
 
 

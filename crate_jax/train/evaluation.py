@@ -67,11 +67,20 @@ class Evaluator:
 
         Layers count from 1: ``layers/coding_rate/1`` is the first.
         """
-        batches = (on_devices(self._mesh, rows) for rows in self._data.evaluation())
-        means = mean_over(lambda batch: self._evaluate(params, batch), batches, stop=stop)
+        skipped = 0
+
+        def batches():
+            nonlocal skipped
+            for rows in self._data.evaluation():
+                skipped += int(rows["skipped"])
+                yield on_devices(self._mesh, rows)
+
+        means = mean_over(lambda batch: self._evaluate(params, batch), batches(), stop=stop)
         if means is None:
             return None
         scalars = {f"eval/{name}": value for name, value in means.items()}
+        if skipped:
+            scalars["eval/skipped_images"] = float(skipped)
         if self._data.measured is not None:
             measured = on_devices(self._mesh, self._data.measured)
             self.layers = jax.device_get(self._measure(params, measured))

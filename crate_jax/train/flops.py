@@ -1,7 +1,8 @@
 """Floating-point operations of a function, counted in its jaxpr.
 
 XLA's own count takes the body of a scan once; here it counts as often as it runs. Matrix products
-and convolutions only, two operations a multiply-add: the numerator of model FLOPs utilisation.
+and convolutions only, two operations a multiply-add. Of a step without rematerialisation it is the
+numerator of model FLOPs utilisation; with it, recomputed products count too.
 """
 
 import math

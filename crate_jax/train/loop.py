@@ -18,7 +18,7 @@ from jax import Array
 from jax.sharding import Mesh
 from rich.console import Console
 
-from crate_jax.config import Config
+from crate_jax.config import Config, ConfigError
 from crate_jax.sharding import place, rules
 from crate_jax.train.checkpoint import Checkpoints
 from crate_jax.train.data import Data, abstract_batch, on_devices
@@ -121,16 +121,19 @@ def run(
         Preemption() as preemption,
         Checkpoints(workdir, keep_last=train.keep_last, keep_best=train.keep_best) as checkpoints,
     ):
-        newest = checkpoints.newest()
-        first = newest or 0
-        source = data.train(first)
+        first = checkpoints.newest()
+        source = data.train(first or 0)
         rows = next(source)
         batch = abstract_batch(mesh, rows)
         like = abstract_state(system, mesh, batch)
-        if newest is None:
-            state = start_from(fresh_state(system, like, batch, init_key))
+        if first is None:
+            first, state = 0, start_from(fresh_state(system, like, batch, init_key))
         else:
-            state = checkpoints.restore(newest, like)
+            hoped, (first, state) = first, checkpoints.restore_newest(like)
+            check_length(checkpoints.meta(first)["total_steps"], total_steps)
+            if first != hoped:
+                source = data.train(first)
+                rows = next(source)
 
         def save(i):
             readout.flush()
@@ -164,16 +167,24 @@ def run(
             try:
                 for i in range(first, total_steps + 1):
                     last = i == total_steps
-                    if last or preemption.requested or _due(i, train.checkpoint_every):
+                    judged = last or _due(i, train.eval_every)
+                    scored = judged and train.keep_best > 0
+                    if scored or preemption.requested or _due(i, train.checkpoint_every) or last:
                         save(i)
-                    if last or _due(i, train.eval_every):
+                    if judged:
                         evaluate(i)
                     if preemption.requested:
                         save(i)
                     if last or preemption.requested:
                         break
                     if i > first:
-                        rows = next(source)
+                        try:
+                            rows = next(source)
+                        except Exception:  # a record, or a loader that a signal has ended too
+                            save(i)
+                            if preemption.requested:
+                                break
+                            raise
                     state, metrics = step(state, on_devices(mesh, rows), step_key)
                     readout.push(i + 1, metrics, rows)
                     checkpoints.check()
@@ -187,6 +198,16 @@ def run(
         state, i, total_steps, evaluator.metrics, evaluator.layers, timing,
         preemption.exit_code if preemption.requested else 0,
     )  # fmt: skip
+
+
+def check_length(saved: int, wanted: int) -> None:
+    """Raises where a run was begun with another number of steps than it has now."""
+    if saved != wanted:
+        raise ConfigError(
+            f"this run was begun with {saved:,} steps and now has {wanted:,}: the training split "
+            f"has changed its size. Put the data back, or start another --workdir with "
+            f"config.train.init_from."
+        )
 
 
 def _due(step: int, every: int) -> bool:

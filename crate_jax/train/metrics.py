@@ -9,10 +9,13 @@ import json
 import math
 import os
 import pathlib
+import time
 from collections.abc import Mapping
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import RecordWriter
 
 TRAIN = "train/"
 
@@ -35,11 +38,7 @@ class MetricsWriter:
             path = workdir / f"{name}.jsonl"
             drop_after(path, resume_step)
             self._files[name] = path.open("a")
-        # Without a suffix a run resumed within a second would overwrite the file before it.
-        suffix = f".{resume_step:010d}"
-        self._board = SummaryWriter(
-            str(workdir), purge_step=resume_step + 1, filename_suffix=suffix
-        )
+        self._board = EventFile(workdir, resume_step)
 
     def __enter__(self):
         return self
@@ -58,9 +57,36 @@ class MetricsWriter:
         finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
         self._files[file].write(json.dumps({"step": step, **finite}) + "\n")
         self._files[file].flush()
-        for name, value in row.items():
-            self._board.add_scalar(name, value, step)
-        self._board.flush()
+        self._board.write(step, row)
+
+
+class EventFile:
+    """Scalars for TensorBoard, written at once: what cannot be written is raised here.
+
+    Args:
+      workdir: where the file goes; its name tells the step, so that a resume never overwrites one.
+      resume_step: TensorBoard forgets what earlier files say of later steps.
+    """
+
+    def __init__(self, workdir: pathlib.Path, resume_step: int):
+        name = f"events.out.tfevents.{int(time.time()):010d}.{resume_step:010d}.{os.getpid()}"
+        self._file = RecordWriter(str(workdir / name))
+        self._add(file_version="brain.Event:2")
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(step=resume_step + 1, session_log=start)
+        self._file.flush()
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Scalars of one step."""
+        for name, value in scalars.items():
+            self._add(step=step, summary=summary.scalar(name, value))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _add(self, **event) -> None:
+        self._file.write(event_pb2.Event(wall_time=time.time(), **event).SerializeToString())
 
 
 def drop_after(path: pathlib.Path, step: int) -> None:

@@ -6,6 +6,7 @@ stops here.
 
 import collections
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 
@@ -27,6 +28,8 @@ class NonFiniteError(RuntimeError):
 class Readout:
     """The metrics of the last step dispatched.
 
+    A line is written every ``log_every`` steps, and whenever a batch had images to skip.
+
     Args:
       train: how often to log, and how many bad steps in a row to bear.
       workdir: where the records of bad batches are noted.
@@ -42,9 +45,9 @@ class Readout:
         self._recent = collections.deque(maxlen=max(1, train.max_bad_steps))
 
     def push(self, step: int, metrics: Mapping[str, Array], rows: Mapping[str, np.ndarray]) -> None:
-        """Reads the metrics given before, and keeps these: of update ``step``, from ``rows``."""
-        self.flush()
-        self._pending = (step, metrics, rows)
+        """Keeps the metrics of update ``step``, from ``rows``, and reads those kept before."""
+        before, self._pending = self._pending, (step, metrics, rows)
+        self._read(before)
 
     def flush(self) -> None:
         """Reads the metrics kept, waiting for their step.
@@ -52,33 +55,41 @@ class Readout:
         Raises:
           NonFiniteError: with the steps and the records of their batches.
         """
-        if self._pending is None:
+        before, self._pending = self._pending, None
+        self._read(before)
+
+    def _read(self, kept: tuple | None) -> None:
+        if kept is None:
             return
-        (step, metrics, rows), self._pending = self._pending, None
+        step, metrics, rows = kept
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        self._recent.append({"step": step, "records": rows["index"].tolist(), **values})
-        if self._train.max_bad_steps and values["bad_steps"] >= self._train.max_bad_steps:
-            self._abort(step, int(values["bad_steps"]))
+        scalars = {f"{TRAIN}{name}": value for name, value in values.items()}
+        scalars[f"{TRAIN}skipped_images"] = float(rows["skipped"])
         logged = self._train.log_every > 0 and step % self._train.log_every == 0
+        if logged or rows["skipped"]:
+            self._writer.write(step, scalars)
         if logged:
-            scalars = values | {"skipped_images": float(rows["skipped"])}
-            self._writer.write(step, {f"{TRAIN}{name}": v for name, v in scalars.items()})
             self._writer.write(step, self._progress.timing(), file="timing")
         shown = {name: values[name] for name in ("loss", "accuracy") if name in values}
         self._progress.update(step, shown, line=logged)
+        self._recent.append({"step": step, "records": rows["index"].tolist(), **values})
+        bad, bearable = int(values["bad_steps"]), self._train.max_bad_steps
+        if bad and bearable and bad % bearable == 0:
+            self._abort(step, bad)
 
-    def _abort(self, step: int, bad_steps: int) -> None:
+    def _abort(self, step: int, bad: int) -> None:
         process = jax.process_index()  # each has its own rows of the batches
         path = self._workdir / (f"{process}_{NONFINITE}" if process else NONFINITE)
         rows = [{k: _json(v) for k, v in row.items()} for row in self._recent]
         path.write_text(json.dumps(rows, indent=1) + "\n")
         raise NonFiniteError(
-            f"{bad_steps} steps in a row, up to step {step}, had a loss or gradient that is not "
-            f"finite; the parameters are those of the last good step, and saved. The records of "
-            f"the batches are in {path}. Lower config.optimizer.learning_rate, set "
-            f"config.optimizer.clip_norm, or look at the data."
+            f"{bad} steps in a row, up to step {step}, had a loss or gradient that is not finite; "
+            f"the parameters are those of the last good step, and saved. The records of the "
+            f"batches are in {path}. The same command goes on behind them; to change "
+            f"config.optimizer.learning_rate or .clip_norm, take a new --workdir and "
+            f"config.train.init_from={str(self._workdir)!r}."
         )
 
 
 def _json(value):
-    return value if not isinstance(value, float) or np.isfinite(value) else repr(value)
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -38,10 +38,13 @@ def claim(workdir: pathlib.Path, config: Config) -> None:
             )
     if jax.process_index() != 0:
         return
-    workdir.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(new, indent=2) + "\n")
-    os.replace(partial, path)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".json.partial")
+        partial.write_text(json.dumps(new, indent=2) + "\n")
+        os.replace(partial, path)
+    except OSError as error:
+        raise ConfigError(f"--workdir {workdir} cannot be written: {error.strerror}.") from error
 
 
 def _only(saved: dict, wanted: dict) -> dict:

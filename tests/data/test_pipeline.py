@@ -1,5 +1,7 @@
 import dataclasses
 import itertools
+import multiprocessing
+import threading
 
 import numpy as np
 import pytest
@@ -78,6 +80,22 @@ def test_evaluation_covers_the_split_once_in_order():
         ]
         assert rows[:128] == [(i, 1.0) for i in range(128)]
         assert rows[128:] == [(127, 0.0)] * 16
+
+
+def test_evaluation_reads_by_a_thread_for_each_worker(monkeypatch):
+    together, read = threading.Barrier(6), data.ArraySource.__getitem__
+
+    def read_when_six_do(source, i):
+        together.wait(timeout=60)
+        return read(source, i)
+
+    monkeypatch.setattr(data.ArraySource, "__getitem__", read_when_six_do)
+    data.register_arrays("six", test=(np.zeros((6, 8, 8, 1), np.uint8), np.arange(6)))
+    config = DataConfig(source="array:six", workers=6)
+    before = multiprocessing.active_children()
+    batches = list(data.eval_batches(config, batch_size=1))
+    assert [int(batch["index"][0]) for batch in batches] == list(range(6))
+    assert multiprocessing.active_children() == before
 
 
 def test_a_batch_that_does_not_divide_over_hosts():

@@ -1,11 +1,12 @@
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
 
 from crate_jax import data
 from crate_jax.config import ConfigError, DataConfig
-from tests.data.tiny_tfds import png, prepare
+from tests.data.tiny_tfds import TinyImageless, TinyUnlabelled, png, prepare
 
 COLOUR = {"channels": 3, "image_size": 8, "num_classes": 3}
 
@@ -46,23 +47,67 @@ def test_tfds_reads_what_was_prepared(tfds_dir):
 
 def test_unprepared_tfds_data_says_how_to_prepare_it(tmp_path):
     config = DataConfig(source="tfds:mnist", data_dir=str(tmp_path))
-    with pytest.raises(ConfigError, match=r"(?s)not prepared.*download_and_prepare\(\).*data_dir"):
+    with pytest.raises(
+        data.DataMissingError, match=r"(?s)not prepared.*download_and_prepare\(\).*data_dir"
+    ):
         data.validate(config)
-    with pytest.raises(ConfigError, match="no_such_set"):
+    with pytest.raises(data.DataMissingError, match="no_such_set"):
         data.validate(dataclasses.replace(config, source="tfds:no_such_set"))
+    for wrong in ("tfds:mnist:99.0.0", "tfds:mnist/no_such_config"):
+        with pytest.raises(ConfigError, match=wrong) as error:
+            data.validate(dataclasses.replace(config, source=wrong))
+        assert not isinstance(error.value, data.DataMissingError)
 
 
 def test_half_prepared_tfds_data_names_what_is_missing(tmp_path):
     prepare(tmp_path)
     victim = next(tmp_path.rglob("*test.array_record*"))
     victim.unlink()
-    with pytest.raises(ConfigError, match=f"half prepared.*{victim.name}"):
+    with pytest.raises(data.DataMissingError, match=f"half prepared.*{victim.name}"):
         data.validate(_tfds(tmp_path))
 
 
 def test_unknown_tfds_split(tfds_dir):
-    with pytest.raises(ConfigError, match="no split 'validation'; it has: train, test"):
+    with pytest.raises(ConfigError, match="no split 'validation'; it has: train, test") as error:
         data.validate(_tfds(tfds_dir, eval_split="validation"))
+    assert not isinstance(error.value, data.DataMissingError)
+
+
+@pytest.mark.parametrize(
+    "Builder, held",
+    [
+        (TinyImageless, r"label \(ClassLabel\), pixels \(Image\)"),
+        (TinyUnlabelled, r"image \(Image\), label \(Scalar\)"),
+    ],
+)
+def test_tfds_data_that_is_not_images_with_a_class_each(tmp_path, Builder, held):
+    prepare(tmp_path, Builder)
+    config = dataclasses.replace(_tfds(tmp_path), source=f"tfds:{Builder.name}")
+    with pytest.raises(ConfigError, match=f"label .ClassLabel.; it has: {held}"):
+        data.validate(config)
+
+
+def test_a_split_is_opened_once_and_counted_without_opening(tfds_dir):
+    config = _tfds(tfds_dir, eval_split="test[:3]")
+    before = data.open_source.cache_info().misses
+    data.num_examples(config, config.eval_split)
+    assert data.open_source.cache_info().misses == before
+    source = data.open_source(config, config.eval_split)
+    for _ in range(2):
+        list(data.eval_batches(config, batch_size=3))
+    assert data.open_source(config, config.eval_split) is source
+    assert data.open_source.cache_info().misses == before + 1
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_source_in_use_goes_to_worker_processes(tfds_dir, in_memory, monkeypatch):
+    monkeypatch.setattr(data.sources, "IN_MEMORY_BYTES", 2**28 * in_memory)
+    config = _tfds(tfds_dir, train_split=f"train[:{6 + in_memory}]", workers=1)
+    source = data.open_source(config, config.train_split)
+    image = source[2]["image"]
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(source))[2]["image"], image)
+    batch = next(data.train_batches(config, seed=0, batch_size=len(source)))
+    assert sorted(batch["index"]) == list(range(len(source)))
 
 
 def _folder(root, broken=()):
@@ -89,7 +134,7 @@ def test_a_folder_in_alphabetical_order(tmp_path):
 
 
 def test_folder_errors(tmp_path):
-    with pytest.raises(ConfigError, match="there is no folder .*PATH/SPLIT/CLASS/FILE"):
+    with pytest.raises(data.DataMissingError, match="there is no folder .*PATH/SPLIT/CLASS/FILE"):
         data.validate(DataConfig(source=f"folder:{tmp_path}/nowhere", **COLOUR))
     config = _folder(tmp_path)
     with pytest.raises(ConfigError, match="3 classes; config.data.num_classes=2"):
@@ -97,6 +142,22 @@ def test_folder_errors(tmp_path):
     (tmp_path / "train" / "empty").mkdir()
     with pytest.raises(ConfigError, match="empty holds no images"):
         data.validate(config)
+
+
+def test_folder_splits_number_the_same_classes(tmp_path):
+    config = _folder(tmp_path)
+    (tmp_path / "test" / "class1").rename(tmp_path / "test" / "another")
+    with pytest.raises(ConfigError, match="train: class1\n  test: another$") as error:
+        data.validate(config)
+    assert not isinstance(error.value, data.DataMissingError)
+    data.validate(config, splits=("test",))
+
+
+def test_only_the_named_splits_are_opened(tmp_path):
+    config = dataclasses.replace(_folder(tmp_path), train_split="not_here")
+    with pytest.raises(data.DataMissingError, match="not_here"):
+        data.validate(config)
+    data.validate(config, splits=(config.eval_split,))
 
 
 def test_unreadable_images_fail_or_are_skipped_and_counted(tmp_path):
@@ -113,13 +174,28 @@ def test_unreadable_images_fail_or_are_skipped_and_counted(tmp_path):
     assert not {2, 3} & set(batch["index"].tolist())
 
 
+def test_unreadable_images_are_not_scored(tmp_path):
+    config = dataclasses.replace(_folder(tmp_path, broken={(1, 0), (1, 1)}), on_bad_image="skip")
+    first, second = data.eval_batches(config, batch_size=4)
+    assert (first["mask"].tolist(), int(first["skipped"])) == ([1, 1, 0, 0], 2)
+    assert (second["mask"].tolist(), int(second["skipped"])) == ([1, 1, 0, 0], 0)
+
+
+def test_an_unreadable_last_image_is_counted_once(tmp_path):
+    config = dataclasses.replace(_folder(tmp_path, broken={(2, 1)}), on_bad_image="skip")
+    _, batch = data.eval_batches(config, batch_size=4)
+    assert (batch["mask"].tolist(), int(batch["skipped"])) == ([1, 0, 0, 0], 1)
+
+
 def test_arrays_in_memory():
     images, labels = np.zeros((5, 4, 4, 1), np.uint8), np.arange(5) % 2
     data.register_arrays("mine", train=(images, labels), test=(images[:2], labels[:2]))
     config = DataConfig(source="array:mine", image_size=4, num_classes=2)
     data.validate(config)
     assert data.num_examples(config, "test") == 2
-    with pytest.raises(ConfigError, match="register_arrays"):
+    data.register_arrays("mine", train=(images, labels), test=(images[:3], labels[:3]))
+    assert data.num_examples(config, "test") == 3
+    with pytest.raises(data.DataMissingError, match="register_arrays"):
         data.validate(dataclasses.replace(config, source="array:other"))
     with pytest.raises(ConfigError, match="uint8 images"):
         data.register_arrays("bad", train=(images.astype(float), labels))
@@ -139,5 +215,21 @@ def test_arrays_in_memory():
     ],
 )
 def test_bad_settings_get_a_sentence(changes, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as error:
         data.validate(DataConfig(**changes))
+    assert not isinstance(error.value, data.DataMissingError)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"on_bad_image": "ignore"},
+        {"channels": 2},
+        {"randaugment_layers": 2},
+        {"eval_resize": "shorter", "eval_resize_size": 4},
+    ],
+)
+def test_settings_are_looked_at_before_data_is(tmp_path, changes):
+    with pytest.raises(ConfigError) as error:
+        data.validate(DataConfig(source=f"folder:{tmp_path}/nowhere", **changes))
+    assert not isinstance(error.value, data.DataMissingError)

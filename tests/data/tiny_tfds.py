@@ -1,4 +1,4 @@
-"""A TFDS data set of twelve small colour images, prepared on the spot without TensorFlow."""
+"""TFDS data sets of twelve small colour images, prepared on the spot without TensorFlow."""
 
 import io
 
@@ -15,11 +15,12 @@ def png(array: np.ndarray) -> bytes:
 
 class TinyImages(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
+    IMAGE, LABEL = "image", tfds.features.ClassLabel(num_classes=3)
 
     def _info(self):
         features = {
-            "image": tfds.features.Image(shape=(8, 8, 3)),
-            "label": tfds.features.ClassLabel(num_classes=3),
+            self.IMAGE: tfds.features.Image(shape=(8, 8, 3)),
+            "label": self.LABEL,
         }
         return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
 
@@ -30,11 +31,19 @@ class TinyImages(tfds.core.GeneratorBasedBuilder):
         for i in range(n):
             yield (
                 i,
-                {"image": io.BytesIO(png(np.full((8, 8, 3), 10 * i, np.uint8))), "label": i % 3},
+                {self.IMAGE: io.BytesIO(png(np.full((8, 8, 3), 10 * i, np.uint8))), "label": i % 3},
             )
 
 
-def prepare(data_dir):
-    builder = TinyImages(data_dir=data_dir, file_format="array_record")
+class TinyImageless(TinyImages):
+    IMAGE = "pixels"
+
+
+class TinyUnlabelled(TinyImages):
+    LABEL = tfds.features.Scalar(np.int64)
+
+
+def prepare(data_dir, Builder=TinyImages):
+    builder = Builder(data_dir=data_dir, file_format="array_record")
     builder.download_and_prepare()
     return builder

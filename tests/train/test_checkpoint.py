@@ -59,6 +59,12 @@ def _small(step):
     return {"step": jnp.int32(step), "params": {"w": jnp.full(3, float(step))}, "ema": None}
 
 
+def _shapes(state):
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+
+
 def _fill(directory, steps, scores=None, **kwargs):
     with Checkpoints(directory, **kwargs) as checkpoints:
         for step in steps:
@@ -310,3 +316,42 @@ def test_a_state_is_copied_before_its_buffers_are_reused(tmp_path):
         spoil(state)
         checkpoints.wait()
         _assert_identical(jax.tree.map(np.asarray, checkpoints.restore(1, like)), want)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_read(tmp_path):
+    with Checkpoints(tmp_path, keep_last=3) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, _small(step), META)
+    for path in (tmp_path / "checkpoints" / "3" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:7])
+    (tmp_path / "checkpoints" / "4").mkdir()
+    with Checkpoints(tmp_path) as checkpoints:
+        step, state = checkpoints.restore_newest(_shapes(_small(0)))
+        assert step == 2
+        jax.tree.map(np.testing.assert_array_equal, state, _small(2))
+        checkpoints.save(3, _small(3), META)
+        checkpoints.wait()
+        assert checkpoints.steps() == [2, 3]
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert {"3.damaged", "4.damaged"} <= names
+
+
+def test_when_none_can_be_read_nothing_starts_over(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, _small(1), META)
+    for path in (tmp_path / "checkpoints" / "1" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(CheckpointError, match="no checkpoint .* can be read"):
+            checkpoints.restore_newest(_shapes(_small(0)))
+
+
+def test_a_score_that_is_no_number_keeps_nothing(tmp_path):
+    with Checkpoints(tmp_path, keep_last=1, keep_best=1) as checkpoints:
+        for step, score in ((1, 0.5), (2, float("nan")), (3, 0.1), (4, 0.2)):
+            checkpoints.save(step, _small(step), META)
+            checkpoints.score(step, score)
+        checkpoints.wait()
+        assert checkpoints.steps() == [1, 4] and checkpoints.find("best") == 1

@@ -23,7 +23,7 @@ def _readout(tmp_path, writer, **train):
 
 
 def _push(readout, step, bad=0, loss=1.0):
-    rows = {"index": np.array([2 * step, 2 * step + 1]), "skipped": np.int32(step == 4)}
+    rows = {"index": np.array([2 * step, 2 * step + 1]), "skipped": np.int32(step == 3)}
     readout.push(step, {"loss": np.float32(loss), "bad_steps": np.int32(bad)}, rows)
 
 
@@ -44,15 +44,15 @@ def test_a_step_is_read_when_the_next_one_is_under_way(tmp_path, writer):
     assert [row["step"] for row in _logged(tmp_path, "timing")] == [1, 2]
 
 
-@pytest.mark.parametrize("every, steps", [(2, [2, 4]), (0, [])])
-def test_only_every_so_many_steps_are_logged(tmp_path, writer, every, steps):
+@pytest.mark.parametrize("every, steps", [(2, [2, 3, 4]), (0, [3])])
+def test_every_so_many_steps_are_logged_and_every_skipped_image(tmp_path, writer, every, steps):
     readout, progress = _readout(tmp_path, writer, log_every=every)
     for step in range(1, 6):
         _push(readout, step)
     readout.flush()
     rows = _logged(tmp_path)
     assert [row["step"] for row in rows] == steps and progress.step == 5
-    assert [row["train/skipped_images"] for row in rows] == [0.0, 1.0][: len(rows)]
+    assert all((row["train/skipped_images"] == 1.0) == (row["step"] == 3) for row in rows)
 
 
 def test_too_many_bad_steps_in_a_row_stop_the_run_and_name_their_records(tmp_path, writer):
@@ -82,6 +82,14 @@ def test_zero_bears_any_number(tmp_path, writer):
     for step in range(1, 9):
         _push(readout, step, step, loss=np.nan)
     readout.flush()
+
+
+def test_run_again_it_bears_as_many_more(tmp_path, writer):
+    readout, _ = _readout(tmp_path, writer, max_bad_steps=3)
+    for bad, step in ((4, 10), (5, 11), (6, 12)):
+        _push(readout, step, bad, loss=np.nan)
+    with pytest.raises(NonFiniteError, match="^6 steps in a row, up to step 12"):
+        readout.flush()
 
 
 def test_bad_steps_before_a_resume_are_counted_in_the_sentence(tmp_path, writer):
