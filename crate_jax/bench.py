@@ -4,13 +4,15 @@
 
 Every way is compiled first; then the rounds go through all of them in turn, so that whatever else
 the machine does falls on all alike. Only the ratios of one run are worth comparing. Memory is what
-the compiler allots: temporaries, and with state and batch the peak. The last row is the white-box
-measurement of the layers, on as many images as the step has.
+the compiler allots: temporaries, and with state and batch the peak. GFLOP/s are model FLOPs: what
+the step without rematerialisation multiplies, over the time of each way. The last row is the
+white-box measurement of the layers, on as many images as the step has.
 """
 
 import argparse
 import json
 import statistics
+import sys
 import time
 
 import jax
@@ -20,6 +22,7 @@ from rich.table import Table
 
 from crate_jax import config as configs
 from crate_jax import models, systems
+from crate_jax.config import ConfigError
 from crate_jax.train.flops import matmul_flops
 
 WAYS = {
@@ -38,15 +41,28 @@ EVALUATION_INTERVAL = 1000
 """Steps between two evaluations, for the share that the measurement costs."""
 
 
-def make_step(name: str, variant: str, size: int, batch: int, overrides: dict):
-    """A system and its compiled training step, with a state and a batch to run it on."""
+def make_system(name: str, variant: str, size: int, batch: int, overrides: dict):
+    """A system, and a batch for it."""
     raw = configs.default()
     raw.model = models.settings(name, variant=variant, **overrides)
     raw.data.update(image_size=size, channels=3, num_classes=1000)
     raw.train.update(batch_size=batch, steps=100)
     system = systems.create(configs.resolve(raw), total_steps=100, steps_per_epoch=100)
     image = jax.random.normal(jax.random.key(1), (batch, size, size, 3))
-    data = {"image": image, "label": jnp.arange(batch, dtype=jnp.int32)}
+    return system, {"image": image, "label": jnp.arange(batch, dtype=jnp.int32)}
+
+
+def step_flops(name: str, variant: str, size: int, batch: int) -> int:
+    """FLOPs of a step that recomputes nothing, counted without compiling."""
+    plain = {"scan_layers": True, "remat": "none"}
+    system, data = make_system(name, variant, size, batch, plain)
+    state = jax.eval_shape(system.init, jax.random.key(0), data)
+    return matmul_flops(system.step, state, data, jax.random.key(0))
+
+
+def make_step(name: str, variant: str, size: int, batch: int, overrides: dict):
+    """A system and its compiled training step, with a state and a batch to run it on."""
+    system, data = make_system(name, variant, size, batch, overrides)
     state = jax.jit(system.init)(jax.random.key(0), data)
     step = jax.jit(system.step, donate_argnums=0)
     start = time.perf_counter()
@@ -56,11 +72,13 @@ def make_step(name: str, variant: str, size: int, batch: int, overrides: dict):
 
 def measure(args) -> dict[str, dict[str, float]]:
     """Seconds a step (median over rounds), seconds to compile, GiB, FLOPs: one row a way."""
+    if args.rounds < 1:
+        raise ConfigError(f"--rounds must be at least 1; got {args.rounds}.")
+    sizes = (args.model, args.variant, args.size, args.batch)
+    flops = step_flops(*sizes)
     rows, runs = {}, {}
     for way in args.ways:
-        system, step, state, data, compile_s = make_step(
-            args.model, args.variant, args.size, args.batch, WAYS[way]
-        )
+        system, step, state, data, compile_s = make_step(*sizes, WAYS[way])
         memory = step.memory_analysis()
         peak = (
             memory.argument_size_in_bytes + memory.output_size_in_bytes
@@ -72,7 +90,6 @@ def measure(args) -> dict[str, dict[str, float]]:
             "peak_gib": peak / 2**30,
         }
         runs[way] = (step, state, data)
-    flops = matmul_flops(system.step, state, data, jax.random.key(0))
     layers = jax.jit(system.measure)
     jax.block_until_ready(layers(state.params, data))
 
@@ -115,8 +132,8 @@ def show(rows: dict[str, dict[str, float]], title: str) -> None:
     )
 
 
-def main(argv=None) -> None:
-    """The command line; see the module's docstring."""
+def main(argv=None) -> int:
+    """The command line; returns the exit code, 2 with a sentence on sizes that do not fit."""
     parser = argparse.ArgumentParser(prog="python -m crate_jax.bench", description=__doc__)
     parser.add_argument("--model", default="crate_alpha", choices=models.MODELS)
     parser.add_argument("--variant", default="B/16")
@@ -126,14 +143,19 @@ def main(argv=None) -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--json", help="also write the rows to this file")
     args = parser.parse_args(argv)
-    rows = measure(args)
+    try:
+        rows = measure(args)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
     device = jax.devices()[0]
     title = f"{args.model} {args.variant}, {args.size} px, batch {args.batch}, {device.device_kind}"
     show(rows, title)
     if args.json:
         with open(args.json, "w") as file:
             json.dump(rows, file, indent=2)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,7 +4,7 @@ A config file exports ``get_config(arg)`` and starts from :func:`default`. :func
 the ConfigDict, command-line overrides included, into a :class:`Config`; an unknown key is an error
 that names the nearest valid one. :func:`digest` names the experiment: two runs with the same digest
 compute the same numbers. Everything that cannot change a number (where to log, how many loader
-workers) lies outside the digest.
+workers), or decides only whether a run gives up, lies outside the digest.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ class ConfigError(ValueError):
 
 
 def _beyond_digest(default):
-    """A field that changes how a run is carried out and none of its numbers."""
+    """A field that changes how a run is carried out, or when it gives up, and no number."""
     return dataclasses.field(default=default, metadata={"digest": False})
 
 
@@ -79,7 +79,7 @@ class DataConfig:
     eval_resize: str = "square"
     eval_resize_size: int = 256
     eval_interpolation: str = "bilinear"
-    on_bad_image: str = "fail"
+    on_bad_image: str = _beyond_digest("fail")
     workers: int = _beyond_digest(0)
 
 
@@ -96,7 +96,8 @@ class OptimizerConfig:
         does not.
       decay_mask: which parameters decay: ``all``, ``matrices`` (the kernels, dictionaries and
         embeddings, by path) or ``kernels`` (names that end in ``/kernel``: CRATE-alpha's rule).
-      clip_norm: global-norm clip of the gradient before everything else; None is off.
+      clip_norm: global-norm clip of the gradient before everything else (under ``sam`` of the
+        gradient that the step takes, at the perturbed point); None is off.
     """
 
     name: str = "adamw"
@@ -202,7 +203,7 @@ class TrainConfig:
     init_from: str | None = None
     init_checkpoint: str = "latest"
     init_skip: tuple[str, ...] = ()
-    max_bad_steps: int = 5
+    max_bad_steps: int = _beyond_digest(5)
     keep_last: int = _beyond_digest(2)
     keep_best: int = _beyond_digest(1)
     best_metric: str = _beyond_digest("eval/accuracy")
@@ -322,19 +323,49 @@ def _plain(value):
     return tuple(_plain(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
-_POSITIVE = {
-    "data": ("image_size", "num_classes"),
-    "train": ("batch_size", "accumulate", "eval_batch_size"),
-}
+_DTYPES = ("float32", "bfloat16")
+
+_RANGES = (
+    (
+        "at least 1", lambda x: x >= 1,
+        {"data": ("image_size", "num_classes"),
+         "train": ("batch_size", "accumulate", "eval_batch_size")},
+    ),
+    (
+        "at least 0", lambda x: x >= 0,
+        {"data": ("workers", "crop_padding", "randaugment_layers"),
+         "optimizer": ("learning_rate", "weight_decay"),
+         "schedule": ("warmup_steps", "warmup_epochs"),
+         "classify": ("mixup_alpha", "cutmix_alpha", "ortho_penalty"),
+         "train": ("measure_batch", "eval_every", "checkpoint_every", "log_every", "keep_last",
+                   "keep_best", "max_bad_steps")},
+    ),
+    (
+        "at least 0 and below 1", lambda x: 0 <= x < 1,
+        {"train": ("ema_decay",), "classify": ("label_smoothing",)},
+    ),
+    ("above 0", lambda x: x > 0, {"optimizer": ("clip_norm",)}),
+    ("above 0 in every entry", lambda xs: all(x > 0 for x in xs), {"data": ("std",)}),
+    (
+        "two fractions LOW <= HIGH, above 0 and at most 1", lambda xs: 0 < xs[0] <= xs[1] <= 1,
+        {"data": ("crop_area",)},
+    ),
+    (" or ".join(_DTYPES), lambda x: x in _DTYPES, {"optimizer": ("mu_dtype",)}),
+)  # fmt: skip
+"""What is allowed, its test, and the settings that it is asked of; None passes where it may stand.
+
+A test is written so that nan fails it.
+"""
 
 
 def _check(config: Config) -> None:
     train, data, schedule = config.train, config.data, config.schedule
-    for section, names in _POSITIVE.items():
-        for name in names:
-            value = getattr(getattr(config, section), name)
-            if value < 1:
-                raise ConfigError(f"config.{section}.{name} must be at least 1; got {value}.")
+    for allowed, test, sections in _RANGES:
+        for section, names in sections.items():
+            for name in names:
+                value = getattr(getattr(config, section), name)
+                if value is not None and not test(value):
+                    raise ConfigError(f"config.{section}.{name} must be {allowed}; got {value!r}.")
     if (train.steps is None) == (train.epochs is None):
         raise ConfigError("set exactly one of config.train.steps and config.train.epochs.")
     if train.batch_size % train.accumulate:

@@ -50,7 +50,8 @@ def choose(name: str, value: str, table: dict):
 def shrink(config: ConfigDict) -> ConfigDict:
     """The ``:smoke`` size of a recipe: two steps of a tiny model on synthetic images.
 
-    Optimizer, schedule, augmentation, loss and the model's switches stay as they are.
+    Optimizer, augmentation, loss and the model's switches stay as they are, and so does the
+    schedule but for its warm-up, which goes, or is one step where it is counted in steps.
     """
     model, data, train = config.model, config.data, config.train
     patch = model.patch or int(model.variant.partition("/")[2])

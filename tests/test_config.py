@@ -15,13 +15,18 @@ SECTIONS = [
     f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.default_factory)
 ]
 BEYOND = {
-    "data": {"data_dir", "workers"},
+    "data": {"data_dir", "workers", "on_bad_image"},
     "train": {
         "eval_every", "checkpoint_every", "log_every", "keep_last", "keep_best", "best_metric",
+        "max_bad_steps",
     },
     "mesh": {"data", "fsdp", "tensor"},
 }  # fmt: skip
-"""What changes no number, written out: where files lie, how often to look, the devices."""
+"""What changes no number, written out: where files lie, how often to look, when to give up, the
+devices."""
+
+
+NAN = float("nan")
 
 
 def _valid(**sections):
@@ -121,6 +126,47 @@ def test_lists_become_tuples_and_integers_in_them_floats():
 def test_settings_that_contradict(sections, message):
     with pytest.raises(ConfigError, match=message):
         resolve(_valid(**sections))
+
+
+@pytest.mark.parametrize(
+    "allowed, settings",
+    [
+        ("at least 1", {"train.batch_size": [0], "data.image_size": [-1]}),
+        ("at least 0", {
+            "data.workers": [-1], "data.crop_padding": [-4], "data.randaugment_layers": [-1],
+            "optimizer.learning_rate": [-1e-3, NAN], "optimizer.weight_decay": [-0.1],
+            "schedule.warmup_steps": [-1], "schedule.warmup_epochs": [-1.0],
+            "classify.mixup_alpha": [-0.8], "classify.cutmix_alpha": [-1.0],
+            "classify.ortho_penalty": [-1.0], "train.measure_batch": [-1],
+            "train.eval_every": [-1], "train.checkpoint_every": [-1], "train.log_every": [-1],
+            "train.keep_last": [-1], "train.keep_best": [-1], "train.max_bad_steps": [-1],
+        }),
+        ("at least 0 and below 1", {
+            "train.ema_decay": [-0.1, 1.0, NAN], "classify.label_smoothing": [-0.1, 1.0],
+        }),
+        ("above 0", {"optimizer.clip_norm": [0.0, -1.0]}),
+        ("above 0 in every entry", {"data.std": [(0.0,)]}),
+        ("two fractions LOW <= HIGH, above 0 and at most 1", {
+            "data.crop_area": [(0.0, 1.0), (0.5, 0.4), (0.5, 1.1)],
+        }),
+        ("float32 or bfloat16", {"optimizer.mu_dtype": ["bf16"]}),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_range(allowed, settings):
+    for name, values in settings.items():
+        section, key = name.split(".")
+        for value in values:
+            message = f"config.{name} must be {allowed}; got {value!r}."
+            with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+                resolve(_valid(**{section: {key: value}}))
+
+
+def test_the_ends_of_the_ranges_are_allowed():
+    resolve(_valid(
+        data={"crop_area": (1.0, 1.0), "crop_padding": 0},
+        optimizer={"learning_rate": 0.0, "weight_decay": 0.0, "mu_dtype": "bfloat16"},
+        train={"measure_batch": 0, "keep_last": 0, "max_bad_steps": 0, "log_every": 0},
+    ))  # fmt: skip
 
 
 def _changed(value):

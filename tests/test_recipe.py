@@ -1,7 +1,7 @@
 import pytest
 
-from crate_jax.config import ConfigError
-from crate_jax.recipe import choose, parse_arg
+from crate_jax.config import ConfigError, default
+from crate_jax.recipe import choose, parse_arg, shrink
 
 
 def test_words_are_switches_and_values_keep_their_type():
@@ -29,3 +29,15 @@ def test_bad_arguments_get_a_sentence(arg, message):
 def test_choose_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'paper'"):
         choose("preset", "papre", {"paper": 1, "repo": 2})
+
+
+@pytest.mark.parametrize(
+    "given, left", [((50, 0.0), (1, 0.0)), ((0, 5.0), (0, 0.0)), ((0, 0.0), (0, 0.0))]
+)
+def test_shrink_keeps_the_schedule_but_for_its_warm_up(given, left):
+    config = default()
+    config.model = {"name": "vit", "variant": "B/16", "patch": None}
+    config.schedule.update(name="linear", final=0.1, warmup_steps=given[0], warmup_epochs=given[1])
+    schedule = shrink(config).schedule
+    assert (schedule.name, schedule.final) == ("linear", 0.1)
+    assert (schedule.warmup_steps, schedule.warmup_epochs) == left

@@ -13,6 +13,8 @@ steps.
 The whole classifier head, its LayerNorm included, starts afresh, as in the released code. That
 code steps its cosine two epochs late, which is not copied. Flowers trains on its 1,020 training
 images alone.
+Layers compute in bfloat16, where the official code trained under fp16 autocast;
+--config.model.dtype=float32 switches.
 """
 
 from crate_jax import models

@@ -11,6 +11,8 @@ Presets:
             schedule (once an epoch, a 20-epoch warm-up clipped into the cosine).
   defaults  the released main.py untouched: AdamW 4e-4, decay 0.1, batch 512, 90 epochs.
 All decay every parameter, norms, positions and class token included, as the released code does.
+Layers compute in bfloat16, where the official code trained under fp16 autocast;
+--config.model.dtype=float32 switches.
 """
 
 from crate_jax import models

@@ -9,6 +9,9 @@ or /8, the paper's cheaper way to them.
 Expected top-1, as published: B/32 76.5, B/16 81.2, B/8 83.2, L/32 80.2, L/14 83.9, L/8 85.1; of
 the ladder at B/32: vanilla 68.5, overcomplete 73.8, decoupled 75.8, residual 76.5.
 Cost: 91 epochs of 1.28 M images; a B/16 image is 155.6 GFLOP a step, L/14 719, L/8 2,316.
+
+Layers compute in bfloat16, where the official code did in float32; --config.model.dtype=float32
+switches.
 """
 
 from crate_jax import models

@@ -3,13 +3,18 @@
     python -m crate_jax.main --config configs/crate_alpha/imagenet21k.py:variant=L/14 --workdir D
 
 TFDS has no ImageNet-21k: register a builder of that name with the 19,167 classes of the Winter 2021
-release, or lay the images out in folders and give ``--config.data.source=folder:PATH``.
+release, or lay the images out in folders and give ``--config.data.source=folder:PATH`` with
+``--config.data.eval_split=NAME``, a folder under PATH as ``train`` is.
+The release has no validation split: evaluation is on 51,200 of the training images unless
+``--config.data.eval_split`` says otherwise.
 Expected: nothing is published at this stage; after fine-tuning (finetune_imagenet1k.py) see there.
 Cost, training FLOPs of 91 epochs of 13.15 M images: L/32 1.65e20, B/16 1.86e20, L/14 8.6e20,
 L/8 2.8e21.
 
 ``ladder`` takes the rows of the ablation one by one, each with what is above it: vanilla,
 overcomplete, decoupled, residual (the full model, the default).
+Layers compute in bfloat16, where the official code did in float32; --config.model.dtype=float32
+switches.
 """
 
 from crate_jax import models

@@ -11,6 +11,7 @@ import argparse
 import ast
 import dataclasses
 import pathlib
+import shutil
 import sys
 
 import jax
@@ -75,7 +76,11 @@ def _from_file(args):
     given |= {key: value for key, value in named.items() if value is not None}
     module, variables = convert.load(args.source, **given)
     settings = models.describe(args.family, module)
-    checkpoint.save_params(args.dest, variables["params"], settings)
+    try:
+        checkpoint.save_params(args.dest, variables["params"], settings)
+    except BaseException:
+        shutil.rmtree(args.dest, ignore_errors=True)  # what is left would count as there already
+        raise
     return args.family, module, variables
 
 
@@ -131,7 +136,9 @@ def _evaluation(family, module, dest):
 
 
 def main(argv=None) -> int:
-    """Converts; returns the exit code, 2 with a sentence on what a user can put right."""
+    """Converts; returns the exit code: 2 with a sentence on what the command line has wrong, 1 with
+    one on files that cannot be read or written.
+    """
     args = _parse(argv)
     reading = not args.source.is_dir()
     try:
@@ -141,6 +148,9 @@ def main(argv=None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
+    except (checkpoint.WriteError, OSError) as error:
+        print(f"{args.source} is not converted: {error}", file=sys.stderr)
+        return 1
     print(f"{args.source} -> {args.dest}")
     Console().print(_summary(args, family, module, variables))
     if reading:

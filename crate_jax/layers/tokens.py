@@ -1,4 +1,4 @@
-"""Class token, positions and pooling: what stands between patches and a classifier."""
+"""Class token, positions, pooling, and the dtype of the head: what is around a stack of layers."""
 
 from collections.abc import Callable
 
@@ -60,3 +60,12 @@ class ClassTokenAndPositions(nn.Module):
 def pool(z_BND: Array, kind: str) -> Array:
     """The class token, or the mean over all tokens with the class token among them."""
     return z_BND[:, 0] if kind == "cls" else z_BND.mean(axis=1)
+
+
+def head_dtype(dtype: str | None) -> str | None:
+    """The computation dtype of the head, float32 where the layers compute in half precision.
+
+    With the 8 bits of bfloat16 the largest of 1,000 logits are often equal, and the argmax then
+    takes the first of them.
+    """
+    return "float32" if dtype in ("bfloat16", "float16") else dtype

@@ -24,11 +24,15 @@ MODELS = {
 }
 """Name to the module class and its table of sizes."""
 
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+
 CHOICES = {
     "attention": ("mssa", "mhsa"),
     "attention_implementation": IMPLEMENTATIONS,
+    "dtype": (None, *_DTYPES),
     "feedforward": ("ista", "mlp"),
     "out_map": OUT_MAPS,
+    "param_dtype": _DTYPES,
     "patching": ("linear", "conv"),
     "pool": POOLS,
     "position_resampling": RESAMPLINGS,
@@ -49,6 +53,8 @@ IDLE = {
 """Settings that another one leaves without effect: they must stay at their defaults then."""
 
 _SIZES = ("width", "depth", "heads", "patch")
+_COUNTS = (*_SIZES, "expansion", "ista_steps")
+_RATES = ("drop_path", "dropout")
 _FLAX_FIELDS = ("parent", "name")
 
 
@@ -87,8 +93,8 @@ def create(name: str, *, variant: str | None = None, **overrides) -> nn.Module:
       **overrides: any field of the model; they win over the variant.
 
     Raises:
-      ConfigError: on an unknown model, variant or field (with the nearest valid one), a word that
-        a field does not take, or sizes that do not fit together.
+      ConfigError: on an unknown model, variant or field (with the nearest valid one), a word or
+        number that a field does not take, or sizes that do not fit together.
     """
     known = fields(name)
     cls, variants = MODELS[name]
@@ -97,7 +103,8 @@ def create(name: str, *, variant: str | None = None, **overrides) -> nn.Module:
         if key not in known:
             raise ConfigError(f"model {name!r} has no setting {key!r}{nearest(key, known)}")
         if key in CHOICES and value not in CHOICES[key]:
-            raise ConfigError(f"model setting {key}={value!r}{nearest(str(value), CHOICES[key])}")
+            words = map(str, CHOICES[key])
+            raise ConfigError(f"model setting {key}={value!r}{nearest(str(value), words)}")
     for (switch, value), idle in IDLE.items():
         for key in idle if overrides.get(switch) == value else ():
             if overrides.get(key, known[key].default) != known[key].default:
@@ -106,7 +113,7 @@ def create(name: str, *, variant: str | None = None, **overrides) -> nn.Module:
                     f"{switch}={value!r}; leave it at {known[key].default!r}."
                 )
     settings = sizes | overrides
-    for key in _SIZES:
+    for key in (k for k in _COUNTS if k in known):
         value = settings.get(key, known[key].default)
         if value is dataclasses.MISSING:
             raise ConfigError(
@@ -115,6 +122,14 @@ def create(name: str, *, variant: str | None = None, **overrides) -> nn.Module:
             )
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"model setting {key} must be a positive integer; got {value!r}.")
+    for key in (k for k in _RATES if k in known):
+        value = settings.get(key, known[key].default)
+        if not isinstance(value, (int, float)) or not 0 <= value < 1:
+            raise ConfigError(f"model setting {key} must be at least 0 and below 1; got {value!r}.")
+    if settings.get("positions") == "sincos2d" and settings["width"] % 4:
+        raise ConfigError(
+            f"positions='sincos2d' needs a width divisible by 4; got width={settings['width']}."
+        )
     if settings.get("head_dim") is None and settings["width"] % settings["heads"]:
         raise ConfigError(
             f"width={settings['width']} does not divide over heads={settings['heads']}; change one "

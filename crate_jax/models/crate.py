@@ -24,7 +24,7 @@ from crate_jax.layers.ista import ISTA
 from crate_jax.layers.mlp import MLP
 from crate_jax.layers.patches import ConvPatches, LinearPatches
 from crate_jax.layers.stack import DropPath, select, shared_fields, stack
-from crate_jax.layers.tokens import ClassTokenAndPositions, pool
+from crate_jax.layers.tokens import ClassTokenAndPositions, head_dtype, pool
 
 VARIANTS = {
     "T": {"width": 384, "depth": 12, "heads": 6},
@@ -120,7 +120,8 @@ class CRATE(nn.Module):
       attention_implementation: see ``ops.attention.attend``.
       scan_layers: compile one layer and loop.
       remat: what the backward pass recomputes, one of ``layers.stack.REMATS``.
-      dtype: computation dtype; None promotes inputs and parameters.
+      dtype: computation dtype, the head's as ``layers.tokens.head_dtype`` has it; None promotes
+        inputs and parameters.
       param_dtype: dtype of fresh parameters.
     """
 
@@ -203,6 +204,6 @@ class CRATE(nn.Module):
         if self.num_classes:
             out = nn.Dense(
                 self.num_classes, kernel_init=torch_uniform(), bias_init=torch_uniform(self.width),
-                name="head", **dtypes,
+                name="head", dtype=head_dtype(self.dtype), param_dtype=self.param_dtype,
             )(features_BD)  # fmt: skip
         return (out, captured) if capture else out

@@ -23,7 +23,7 @@ from crate_jax.layers.initializers import kaiming_uniform
 from crate_jax.layers.ista import ISTA, Decoded, OvercompleteISTA
 from crate_jax.layers.patches import ConvPatches
 from crate_jax.layers.stack import DropPath, select, shared_fields, stack
-from crate_jax.layers.tokens import ClassTokenAndPositions, pool
+from crate_jax.layers.tokens import ClassTokenAndPositions, head_dtype, pool
 
 VARIANTS = {
     "Ti": {"width": 192, "depth": 12, "heads": 3},
@@ -207,6 +207,6 @@ class CRATEAlpha(nn.Module):
         if self.num_classes:
             out = nn.Dense(
                 self.num_classes, use_bias=self.head_bias, kernel_init=normal_02, name="head",
-                **dtypes,
+                dtype=head_dtype(self.dtype), param_dtype=self.param_dtype,
             )(out)  # fmt: skip
         return (out, captured) if capture else out

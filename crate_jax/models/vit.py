@@ -14,7 +14,7 @@ from crate_jax.layers.attention import MHSA
 from crate_jax.layers.mlp import MLP
 from crate_jax.layers.patches import ConvPatches
 from crate_jax.layers.stack import DropPath, select, shared_fields, stack
-from crate_jax.layers.tokens import ClassTokenAndPositions, pool
+from crate_jax.layers.tokens import ClassTokenAndPositions, head_dtype, pool
 
 VARIANTS = {
     "T": {"width": 192, "depth": 12, "heads": 3},
@@ -127,6 +127,8 @@ class ViT(nn.Module):
         x_BND = nn.LayerNorm(self.norm_eps, use_fast_variance=False, name="norm", **dtypes)(x_BND)
         out = pool(x_BND, self.pool)
         if self.num_classes:
-            init = nn.initializers.normal(0.02)
-            out = nn.Dense(self.num_classes, kernel_init=init, name="head", **dtypes)(out)
+            out = nn.Dense(
+                self.num_classes, kernel_init=nn.initializers.normal(0.02), name="head",
+                dtype=head_dtype(self.dtype), param_dtype=self.param_dtype,
+            )(out)  # fmt: skip
         return (out, captured) if capture else out

@@ -37,11 +37,14 @@ class Optimizer:
         function of the step) to the whole transform.
       defaults: the hyperparameters that it takes.
       decay: ``decoupled`` or ``l2``.
+      clip: ``gradient``, the one that ``update`` is given, or ``inside``: it finds another gradient
+        by itself, and the clip of that comes with the decay.
     """
 
     build: Callable[..., optax.GradientTransformation]
     defaults: Mapping[str, Any]
     decay: str = "decoupled"
+    clip: str = "gradient"
 
 
 _ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "mu_dtype": None}
@@ -196,7 +199,7 @@ OPTIMIZERS = {
         lambda h, decay, lr: chain(scale_by_sophia(**h), decay, step(lr)),
         {"b1": 0.965, "b2": 0.99, "eps": 1e-12, "gamma": 0.01, "update_interval": 10},
     ),
-    "sam": Optimizer(_sam, {"rho": 0.05, "momentum": 0.9}, "l2"),
+    "sam": Optimizer(_sam, {"rho": 0.05, "momentum": 0.9}, "l2", clip="inside"),
 }  # fmt: skip
 """Every optimizer that ``config.optimizer.name`` may name."""
 
@@ -231,8 +234,8 @@ def create(
 ) -> optax.GradientTransformationExtraArgs:
     """The optimizer of a config.
 
-    Its ``update`` takes, beside gradients, state and parameters, ``value`` (the loss), ``grad_fn``
-    and ``obj_fn`` (parameters to gradient and to loss, on the same batch); SAM and Sophia use them.
+    Its ``update`` takes, beside gradients, state and parameters, ``value`` (the loss) and
+    ``grad_fn`` (parameters to gradient, on the same batch), which SAM and Sophia use.
 
     Args:
       config: name and hyperparameters.
@@ -260,7 +263,10 @@ def create(
     def lr(count):
         return config.learning_rate * schedule(count)
 
-    return optax.with_extra_args_support(chain(clip, OPTIMIZERS[config.name].build(h, decay, lr)))
+    row = OPTIMIZERS[config.name]
+    if row.clip == "inside":
+        clip, decay = optax.identity(), chain(clip, decay)
+    return optax.with_extra_args_support(chain(clip, row.build(h, decay, lr)))
 
 
 def eval_params(config: OptimizerConfig, opt_state, params):

@@ -5,6 +5,7 @@ import pytest
 
 from crate_jax.convert import __main__ as cli
 from crate_jax.convert import files
+from crate_jax.train import checkpoint
 from tests.convert import official
 
 SAID = ["--family", "crate", "--heads", "3", "--eta", "0.1", "--lmbda", "0.1"]
@@ -37,7 +38,6 @@ def test_a_file_into_a_directory_and_back(tmp_path, source, capsys):
 
 def test_the_directory_says_every_setting(tmp_path, source):
     from crate_jax import models
-    from crate_jax.train import checkpoint
 
     assert _run(source, tmp_path / "run", *SAID, "--set", "dtype=bfloat16") == 0
     params, model = checkpoint.restore_params(tmp_path / "run")
@@ -88,3 +88,27 @@ def test_directories_that_do_not_fit(tmp_path, capsys):
     assert "holds no checkpoints" in capsys.readouterr().err
     assert _run(tmp_path / "empty", tmp_path / "x.npz", "--eta", "0.1") == 2
     assert "leave out --eta" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), checkpoint.WriteError("no space is left.")]
+)
+def test_a_write_that_fails_is_told_and_does_not_block_the_next(
+    tmp_path, source, capsys, monkeypatch, error
+):
+    def half_written(directory, *_):
+        (directory / "checkpoints").mkdir(parents=True)
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save_params", half_written)
+        assert _run(source, tmp_path / "run", *SAID) == 1
+    assert str(error) in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert _run(source, tmp_path / "run", *SAID) == 0
+
+
+def test_a_file_that_cannot_be_written_is_told(tmp_path, source, capsys):
+    assert _run(source, tmp_path / "run", *SAID) == 0
+    assert _run(tmp_path / "run", source / "back.npz") == 1
+    assert "is not converted: " in capsys.readouterr().err

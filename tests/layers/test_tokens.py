@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from crate_jax.layers.positions import sincos2d
-from crate_jax.layers.tokens import ClassTokenAndPositions, pool
+from crate_jax.layers.tokens import ClassTokenAndPositions, head_dtype, pool
 from tests.layers import random_params
 from tests.layers.test_positions import np_resample
 
@@ -69,3 +69,11 @@ def test_a_learned_table_starts_on_a_square_grid(x):
 def test_pooling(x):
     np.testing.assert_array_equal(pool(x, "cls"), x[:, 0])
     np.testing.assert_allclose(pool(x, "mean"), x.sum(1) / 9, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "dtype, head",
+    [("bfloat16", "float32"), ("float16", "float32"), ("float64", "float64"), (None, None)],
+)
+def test_the_head_computes_in_float32_or_better(dtype, head):
+    assert head_dtype(dtype) == head

@@ -48,9 +48,7 @@ def _run(config, params, target, steps):
     def step(params, state):
         grad_fn = jax.grad(lambda p: _loss(p, target))
         loss, grads = jax.value_and_grad(lambda p: _loss(p, target))(params)
-        updates, state = tx.update(
-            grads, state, params, value=loss, grad_fn=grad_fn, obj_fn=lambda p: _loss(p, target)
-        )
+        updates, state = tx.update(grads, state, params, value=loss, grad_fn=grad_fn)
         return optax.apply_updates(params, updates), state
 
     state = tx.init(params)
@@ -229,6 +227,20 @@ def test_sam_takes_its_gradient_at_the_worst_neighbour(x64):
     g = curvature * p
     worst = p + 0.5 * g / np.linalg.norm(g)
     np.testing.assert_allclose(updates["head"]["kernel"], -0.1 * curvature * worst, rtol=1e-9)
+
+
+@pytest.mark.parametrize("clip_norm", [0.2, 1e3])
+def test_sam_clips_the_gradient_that_it_steps_along(x64, clip_norm):
+    params = {"head": {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([3.0])}}
+
+    def grad_fn(params):
+        return jax.tree.map(lambda x: 2 * x, params)
+
+    config = OptimizerConfig(name="sam", learning_rate=0.1, rho=0.5, clip_norm=clip_norm)
+    tx = optim.create(config, lambda s: 1.0, params)
+    updates, _ = tx.update(grad_fn(params), tx.init(params), params, grad_fn=grad_fn)
+    worst = 2 * (14**0.5 + 0.5)  # the gradient's norm, half a unit along it
+    np.testing.assert_allclose(optax.tree.norm(updates), 0.1 * min(clip_norm, worst), rtol=1e-9)
 
 
 def test_sophia_estimates_a_diagonal_hessian_exactly_in_the_mean(x64):

@@ -169,6 +169,32 @@ def test_a_fine_tuning_run_killed_before_its_first_checkpoint_starts_from_its_do
     _assert_same(result.state.params, donor)
 
 
+def test_a_loader_that_fails_loses_no_step(whole, tmp_path):
+    config, made = _config(train__checkpoint_every=0), run.prepare(_config())
+    data = run.batches(config, made.mesh)
+
+    def failing(first):
+        yield from itertools.islice(data.train(first), 3)
+        raise configs.ConfigError("record 7 is not a readable image")
+
+    with pytest.raises(configs.ConfigError, match="record 7"):
+        loop.run(
+            made.system, config, workdir=tmp_path, mesh=made.mesh, total_steps=STEPS,
+            meta=made.meta(), data=dataclasses.replace(data, train=failing),
+        )  # fmt: skip
+    with checkpoint.open_existing(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [3]
+
+
+def test_a_training_split_of_another_size_is_refused_on_resume(whole):
+    made = run.prepare(_config())
+    with pytest.raises(configs.ConfigError, match="begun with 12 steps and now has 20"):
+        loop.run(
+            made.system, _config(), workdir=whole[0], mesh=made.mesh, total_steps=20,
+            meta=made.meta(), data=run.batches(_config(), made.mesh),
+        )  # fmt: skip
+
+
 def test_a_misspelt_score_is_found_at_once():
     with pytest.raises(configs.ConfigError, match="did you mean 'eval/accuracy'"):
         run.prepare(_config(train__best_metric="eval/acuracy"))
