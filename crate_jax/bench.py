@@ -118,12 +118,13 @@ def measure(args) -> dict[str, dict[str, float]]:
 def show(rows: dict[str, dict[str, float]], title: str) -> None:
     """Prints the rows, each with its time as a ratio to the first."""
     columns = ("step_s", "images_per_s", "gflops_per_s", "temporary_gib", "peak_gib", "compile_s")
-    table = Table("way", "ratio", *columns, title=title)
+    table = Table("way", "ratio", *columns, title=title, box=None)
+    table.columns[0].no_wrap = True
     first = next(iter(rows.values()))["step_s"]
     for way, row in rows.items():
         cells = (f"{row[c]:.3g}" if c in row else "" for c in columns)
         table.add_row(way, f"{row['step_s'] / first:.2f}", *cells)
-    console = Console()
+    console = Console(soft_wrap=True)
     console.print(table)
     share = rows[MEASURING]["step_s"] / first / EVALUATION_INTERVAL
     console.print(

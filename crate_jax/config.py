@@ -55,7 +55,8 @@ class DataConfig:
       eval_resize: ``shorter`` side to ``eval_resize_size`` and centre crop, or ``square``.
       eval_resize_size: pixels of the shorter side at evaluation.
       eval_interpolation: as ``interpolation``, at evaluation.
-      on_bad_image: ``fail``, or ``skip`` (replaced by the next readable record, and counted).
+      on_bad_image: ``fail``, or ``skip``: counted, in training replaced by the next readable
+        record, in evaluation left out.
       workers: loader processes; 0 decodes in the main process. Any number gives the same batches.
     """
 

@@ -13,6 +13,7 @@ import numpy as np
 from crate_jax.config import ConfigError, DataConfig, nearest
 from crate_jax.data import randaugment, sources, transforms
 from crate_jax.data.sources import num_examples, open_source
+from crate_jax.data.workers import begin
 
 __all__ = ["eval_batches", "num_examples", "train_batches", "validate"]
 
@@ -187,7 +188,8 @@ def _iterate(batches, *, threads: int, workers: int) -> Iterator[dict[str, np.nd
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
     iterator = batches.to_iter_dataset(options)
     if workers:
-        iterator = iterator.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        processes = grain.MultiprocessingOptions(num_workers=workers)
+        iterator = iterator.mp_prefetch(processes, worker_init_fn=begin)
     return iter(iterator)
 
 

@@ -29,9 +29,9 @@ def claim(workdir: pathlib.Path, config: Config) -> None:
     new = {"digest": configs.digest(config), "config": configs.as_dict(config)}
     if path.exists():
         old = json.loads(path.read_text())
-        if old["digest"] != new["digest"]:
-            wanted = configs.numeric_part(config)
-            lines = configs.differences(_only(old["config"], wanted), wanted)
+        wanted = configs.numeric_part(config)
+        lines = configs.differences(_only(old["config"], wanted), wanted)
+        if lines:
             raise ConfigError(
                 f"{workdir} holds a run of another config:\n  " + "\n  ".join(lines) + "\n"
                 "Choose another --workdir, or put these settings back."
