@@ -212,29 +212,33 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(state=restore)).state
 
     def restore_newest(self, like: Any) -> tuple[int, Any]:
-        """The newest step whose state can be read, and that state; damaged ones are set aside.
+        """The newest step whose state can be read, and that state; damaged newer ones go aside.
 
         Args:
           like: as in :meth:`restore`.
 
         Raises:
-          CheckpointError: when a checkpoint is of another model, or none can be read.
+          CheckpointError: when a checkpoint is of another model, or none can be read; then all
+            stay where they are.
         """
-        damaged = []
-        while (step := self.newest()) is not None:
+        damaged = {}
+        for step in reversed(self.steps()):
             try:
-                return step, self.restore(step, like)
+                state = self.restore(step, like)
             except CheckpointError:
                 raise
             except Exception as error:  # whatever Orbax and TensorStore make of damaged files
-                damaged.append(f"{step}: {(str(error).strip() or repr(error)).splitlines()[0]}")
-                logging.error("checkpoint %s of %s is damaged", damaged[-1], self.directory)
-                self._set_aside(self.directory / str(step))
-                self._manager.reload()
-        lines = "\n  ".join(damaged)
+                damaged[step] = (str(error).strip() or repr(error)).splitlines()[0]
+                continue
+            for bad, why in damaged.items():
+                logging.error("checkpoint %s/%s is damaged: %s", self.directory, bad, why)
+                self._set_aside(self.directory / str(bad))
+            self._manager.reload()
+            return step, state
+        lines = "\n  ".join(f"{step}: {why}" for step, why in damaged.items())
         raise CheckpointError(
             f"no checkpoint under {self.directory} can be read:\n  {lines}\n"
-            f"They are kept as STEP.damaged. Choose another --workdir to start over."
+            f"Put whole ones back, or choose another --workdir to start over."
         )
 
     def _set_empty_ones_aside(self) -> None:

@@ -107,18 +107,18 @@ def test_causal_tokens_do_not_see_what_follows(x, implementation, remat):
 @pytest.mark.parametrize(
     ("settings", "names"),
     [
-        ({"out_map": "free+bias"}, {"subspaces/kernel", "out/kernel", "out/bias"}),
-        ({"out_map": "free"}, {"subspaces/kernel", "out/kernel"}),
-        ({"out_map": "tied"}, {"subspaces/kernel"}),
-        ({"heads": 1, "head_dim": D}, {"subspaces/kernel"}),
-        ({"heads": 1, "head_dim": D - 1}, {"subspaces/kernel", "out/kernel", "out/bias"}),
-        ({"heads": 1, "head_dim": D, "out_map": "free"}, {"subspaces/kernel", "out/kernel"}),
+        ({"out_map": "free+bias"}, ["subspaces/kernel", "out/kernel", "out/bias"]),
+        ({"out_map": "free"}, ["subspaces/kernel", "out/kernel"]),
+        ({"out_map": "tied"}, ["subspaces/kernel"]),
+        ({"heads": 1, "head_dim": D}, ["subspaces/kernel"]),
+        ({"heads": 1, "head_dim": D - 1}, ["subspaces/kernel", "out/kernel", "out/bias"]),
+        ({"heads": 1, "head_dim": D, "out_map": "free"}, ["subspaces/kernel", "out/kernel"]),
     ],
     ids=str,
 )
 def test_output_maps_have_these_parameters(x, settings, names):
     p = random_params(MSSA(**{"heads": 2, "head_dim": 3, **settings}), x)
-    assert {f"{layer}/{leaf}" for layer in p for leaf in p[layer]} == names
+    assert {f"{layer}/{leaf}" for layer in p for leaf in p[layer]} == set(names)
 
 
 def test_orthonormal_subspaces_with_tied_map_and_even_attention_average(x64, x):
