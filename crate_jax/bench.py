@@ -124,7 +124,8 @@ def show(rows: dict[str, dict[str, float]], title: str) -> None:
     for way, row in rows.items():
         cells = (f"{row[c]:.3g}" if c in row else "" for c in columns)
         table.add_row(way, f"{row['step_s'] / first:.2f}", *cells)
-    console = Console(soft_wrap=True)
+    console = Console()
+    console.width = max(console.width, 110)
     console.print(table)
     share = rows[MEASURING]["step_s"] / first / EVALUATION_INTERVAL
     console.print(

@@ -1,6 +1,7 @@
 """SIGTERM and SIGINT as a request to stop at the next step."""
 
 import signal
+import threading
 
 EXIT_RESUME = 75
 """What a run exits with when it was stopped and wants to be started again (EX_TEMPFAIL)."""
@@ -22,7 +23,9 @@ class Preemption:
         self.received: signal.Signals | None = None
 
     def __enter__(self):
-        self._previous = {s: signal.signal(s, self._note) for s in self._SIGNALS}
+        self._previous = {}
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            self._previous = {s: signal.signal(s, self._note) for s in self._SIGNALS}
         return self
 
     def __exit__(self, *_):
