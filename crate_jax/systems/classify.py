@@ -61,7 +61,10 @@ class Classify:
         self.abstract_params = jax.eval_shape(self._fresh_params, jax.random.key(0), image)
         self.tx = optim.create(config.optimizer, self.schedule, self.abstract_params)
         if config.classify.ortho_penalty:
-            jax.eval_shape(orthogonality, self.abstract_params)
+            try:
+                jax.eval_shape(orthogonality, self.abstract_params)
+            except ValueError as error:
+                raise ConfigError(f"config.classify.ortho_penalty: {error}") from error
         if train.ema_decay and config.optimizer.name.startswith("schedule_free"):
             raise ConfigError(
                 f"config.optimizer.name={config.optimizer.name!r} averages the parameters itself; "
@@ -246,6 +249,11 @@ def create_model(config: Config):
     if "name" not in settings:
         raise ConfigError(f"config.model.name is not set; write one of {', '.join(models.MODELS)}.")
     module = models.create(settings.pop("name"), **settings)
+    if module.attention_implementation == "cudnn" and jax.default_backend() != "gpu":
+        raise ConfigError(
+            f"config.model.attention_implementation='cudnn' needs an NVIDIA GPU; this is a "
+            f"{jax.default_backend()}. Write 'xla' or 'einsum'."
+        )
     size, patch = config.data.image_size, module.patch
     if size % patch:
         raise ConfigError(

@@ -201,8 +201,13 @@ def test_the_orthogonality_penalty_adds_to_the_loss_and_to_the_gradient(x64):
 
 
 def test_an_orthogonality_penalty_without_subspaces_is_refused():
-    with pytest.raises(ValueError, match="needs a model with MSSA"):
+    with pytest.raises(ConfigError, match="config.classify.ortho_penalty: .* model with MSSA"):
         _system(model={"name": "vit"}, classify={"ortho_penalty": 0.1})
+
+
+def test_cudnn_attention_without_a_gpu_is_refused():
+    with pytest.raises(ConfigError, match="needs an NVIDIA GPU"):
+        _system(model={"name": "vit", "attention_implementation": "cudnn"})
 
 
 @pytest.mark.parametrize("kind", ["mixup_alpha", "cutmix_alpha"])
