@@ -22,8 +22,8 @@ def get_config(arg=None):
     config.data.update(source="digits", image_size=8, channels=1, num_classes=10)
     config.optimizer.update(name="adamw", learning_rate=2e-3, weight_decay=0.5, clip_norm=1.0)
     config.schedule.update(name="cosine", warmup_steps=50)
-    config.classify.label_smoothing = 0.1
+    config.classify.update(label_smoothing=0.1, mixup_alpha=0.2)
     config.train.update(
-        batch_size=128, steps=600, eval_every=100, checkpoint_every=100, log_every=20
+        batch_size=128, steps=800, eval_every=100, checkpoint_every=100, log_every=20
     )
     return shrink(config) if arg.smoke else config

@@ -21,7 +21,8 @@ QUICK = "configs/quickstart.py"
 SHORT = (
     "--config.train.steps=40", "--config.schedule.warmup_steps=5", "--config.train.log_every=1",
     "--config.train.checkpoint_every=4", "--config.train.eval_every=16",
-    "--config.model.remat=full", "--config.train.accumulate=2", "--config.train.ema_decay=0.9",
+    "--config.classify.mixup_alpha=0.0", "--config.model.remat=full",
+    "--config.train.accumulate=2", "--config.train.ema_decay=0.9",
 )  # fmt: skip
 
 
