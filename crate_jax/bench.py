@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from crate_jax import config as configs
-from crate_jax import models, systems
-from crate_jax.config import ConfigError
-from crate_jax.train.flops import matmul_flops
+from crate_jax import models
+from crate_jax.config import Config, ConfigError
+from crate_jax.run import step_flops, system_alone
 
 WAYS = {
     "unrolled": {},
@@ -41,28 +41,20 @@ EVALUATION_INTERVAL = 1000
 """Steps between two evaluations, for the share that the measurement costs."""
 
 
-def make_system(name: str, variant: str, size: int, batch: int, overrides: dict):
-    """A system, and a batch for it."""
+def make_config(name: str, variant: str, size: int, batch: int, overrides: dict) -> Config:
+    """A model of some size on images of some side, ``overrides`` saying in which way."""
     raw = configs.default()
     raw.model = models.settings(name, variant=variant, **overrides)
     raw.data.update(image_size=size, channels=3, num_classes=1000)
     raw.train.update(batch_size=batch, steps=100)
-    system = systems.create(configs.resolve(raw), total_steps=100, steps_per_epoch=100)
-    image = jax.random.normal(jax.random.key(1), (batch, size, size, 3))
-    return system, {"image": image, "label": jnp.arange(batch, dtype=jnp.int32)}
+    return configs.resolve(raw)
 
 
-def step_flops(name: str, variant: str, size: int, batch: int) -> int:
-    """FLOPs of a step that recomputes nothing, counted without compiling."""
-    plain = {"scan_layers": True, "remat": "none"}
-    system, data = make_system(name, variant, size, batch, plain)
-    state = jax.eval_shape(system.init, jax.random.key(0), data)
-    return matmul_flops(system.step, state, data, jax.random.key(0))
-
-
-def make_step(name: str, variant: str, size: int, batch: int, overrides: dict):
+def make_step(config: Config):
     """A system and its compiled training step, with a state and a batch to run it on."""
-    system, data = make_system(name, variant, size, batch, overrides)
+    system, batch, size = system_alone(config), config.train.batch_size, config.data.image_size
+    image = jax.random.normal(jax.random.key(1), (batch, size, size, config.data.channels))
+    data = {"image": image, "label": jnp.arange(batch, dtype=jnp.int32)}
     state = jax.jit(system.init)(jax.random.key(0), data)
     step = jax.jit(system.step, donate_argnums=0)
     start = time.perf_counter()
@@ -75,10 +67,10 @@ def measure(args) -> dict[str, dict[str, float]]:
     if args.rounds < 1:
         raise ConfigError(f"--rounds must be at least 1; got {args.rounds}.")
     sizes = (args.model, args.variant, args.size, args.batch)
-    flops = step_flops(*sizes)
+    flops = step_flops(make_config(*sizes, {"scan_layers": True}))
     rows, runs = {}, {}
     for way in args.ways:
-        system, step, state, data, compile_s = make_step(*sizes, WAYS[way])
+        system, step, state, data, compile_s = make_step(make_config(*sizes, WAYS[way]))
         memory = step.memory_analysis()
         peak = (
             memory.argument_size_in_bytes + memory.output_size_in_bytes

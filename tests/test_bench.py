@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from crate_jax import bench
+from crate_jax import bench, run
 from crate_jax.models import vit
 
 SIZES = ["--model", "vit", "--variant", "B/4", "--size", "8", "--batch", "2", "--rounds", "1"]
@@ -36,6 +36,6 @@ def test_every_way_is_credited_with_the_flops_of_a_step_without_remat(tmp_path):
     ways = ["unrolled", "scan, remat full"]
     assert bench.main([*SIZES, "--json", str(path), "--ways", *ways]) == 0
     rows = json.loads(path.read_text())
-    flops = bench.step_flops("vit", "B/4", 8, 2)
+    flops = run.step_flops(bench.make_config("vit", "B/4", 8, 2, {}))
     for way in ways:
         assert rows[way]["gflops_per_s"] * rows[way]["step_s"] * 1e9 == pytest.approx(flops)

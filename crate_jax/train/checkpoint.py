@@ -155,7 +155,7 @@ class Checkpoints:
             yield
         except Exception as error:  # Orbax and TensorStore raise many kinds
             whole = [step for step in self.steps() if (self.directory / str(step)).is_dir()]
-            why = (str(error).strip() or repr(error)).splitlines()[0]
+            why = first_line(error)
             if "No space left" in why:
                 why = "no space is left on the disk."
             raise WriteError(
@@ -228,12 +228,13 @@ class Checkpoints:
             except CheckpointError:
                 raise
             except Exception as error:  # whatever Orbax and TensorStore make of damaged files
-                damaged[step] = (str(error).strip() or repr(error)).splitlines()[0]
+                damaged[step] = first_line(error)
                 continue
             for bad, why in damaged.items():
                 logging.error("checkpoint %s/%s is damaged: %s", self.directory, bad, why)
                 self._set_aside(self.directory / str(bad))
-            self._manager.reload()
+            if damaged:
+                self._manager.reload()
             return step, state
         lines = "\n  ".join(f"{step}: {why}" for step, why in damaged.items())
         raise CheckpointError(
@@ -265,6 +266,11 @@ class Checkpoints:
         arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         restore = ocp.args.PyTreeRestore(tree, restore_args=arrays, partial_restore=True)
         return self._manager.restore(step, args=ocp.args.Composite(**{item: restore}))[item]
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the pages that Orbax and TensorStore add."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def leaves(tree: Any) -> dict[str, tuple]:

@@ -63,16 +63,15 @@ class Readout:
             return
         step, metrics, rows = kept
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        scalars = {f"{TRAIN}{name}": value for name, value in values.items()}
-        scalars[f"{TRAIN}skipped_images"] = float(rows["skipped"])
         logged = self._train.log_every > 0 and step % self._train.log_every == 0
         if logged or rows["skipped"]:
-            self._writer.write(step, scalars)
+            scalars = values | {"skipped_images": float(rows["skipped"])}
+            self._writer.write(step, {f"{TRAIN}{name}": v for name, v in scalars.items()})
         if logged:
             self._writer.write(step, self._progress.timing(), file="timing")
         shown = {name: values[name] for name in ("loss", "accuracy") if name in values}
         self._progress.update(step, shown, line=logged)
-        self._recent.append({"step": step, "records": rows["index"].tolist(), **values})
+        self._recent.append({"step": step, "records": rows["index"], **values})
         bad, bearable = int(values["bad_steps"]), self._train.max_bad_steps
         if bad and bearable and bad % bearable == 0:
             self._abort(step, bad)
@@ -92,4 +91,6 @@ class Readout:
 
 
 def _json(value):
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
