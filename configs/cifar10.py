@@ -11,7 +11,7 @@ docs/results.md, minutes on two cores.
 
 from crate_jax import models
 from crate_jax.config import default
-from crate_jax.recipe import choose, parse_arg, shrink
+from crate_jax.recipe import choose, finish, parse_arg
 
 SIZES = {
     "gpu": {"width": 384, "depth": 12, "heads": 6, "patch": 4},
@@ -20,7 +20,8 @@ SIZES = {
 
 
 def get_config(arg=None):
-    """Arguments: ``model`` (crate, crate_alpha, vit), ``size`` (gpu, cpu), ``smoke``."""
+    """Arguments: ``model`` (crate, crate_alpha, vit), ``size`` (gpu, cpu), ``smoke``,
+    ``debug_nans``."""
     arg = parse_arg(arg, model="crate", size="gpu")
     choose("model", arg.model, models.MODELS)
     size = choose("size", arg.size, SIZES)
@@ -49,4 +50,4 @@ def get_config(arg=None):
         config.train.update(
             batch_size=128, epochs=None, steps=1000, eval_every=250, checkpoint_every=250
         )
-    return shrink(config) if arg.smoke else config
+    return finish(config, arg)

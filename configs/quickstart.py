@@ -8,11 +8,11 @@ Cost: about a minute on two CPU cores, compilation included; no download.
 
 from crate_jax import models
 from crate_jax.config import default
-from crate_jax.recipe import parse_arg, shrink
+from crate_jax.recipe import finish, parse_arg
 
 
 def get_config(arg=None):
-    """Arguments: ``smoke``."""
+    """Arguments: ``smoke``, ``debug_nans``."""
     arg = parse_arg(arg)
     config = default()
     # A LayerNorm over four raw pixels would erase their contrast: hence patches by convolution.
@@ -26,4 +26,4 @@ def get_config(arg=None):
     config.train.update(
         batch_size=128, steps=800, eval_every=100, checkpoint_every=100, log_every=20
     )
-    return shrink(config) if arg.smoke else config
+    return finish(config, arg)

@@ -212,16 +212,35 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis; -1 takes what is left (one axis at most)."""
+    """How devices are laid out; changes no number beyond rounding.
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    Attributes:
+      preset: ``dp`` (copies of everything), ``fsdp`` (parameters, moments and averages split over
+        all devices), ``fsdp_tp`` (over half of them, heads and atoms over pairs) or ``hybrid``
+        (fsdp within a slice, copies between slices).
+      slice, data, fsdp, tensor: devices along an axis, instead of the preset's; -1 takes what is
+        left (one axis at most).
+    """
+
+    preset: str = "dp"
+    slice: int | None = None
+    data: int | None = None
+    fsdp: int | None = None
+    tensor: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One run. ``model`` is ``name`` plus any field of that model, checked by ``models.create``."""
+    """One run.
+
+    Attributes:
+      system: the task.
+      seed: of the parameters, the order and augmentation of the data, and all noise.
+      model: ``name`` plus any field of that model, checked by ``models.create``.
+      profile: trace a few steps into ``WORKDIR/profile``, for XProf.
+      debug_nans: stop at the first step that is not finite, name the operation, and write down what
+        it was given; slower, and ``FILE:debug_nans`` for short.
+    """
 
     system: str = "classify"
     seed: int = 0
@@ -232,6 +251,8 @@ class Config:
     classify: ClassifyConfig = dataclasses.field(default_factory=ClassifyConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig, metadata={"digest": False})
+    profile: bool = _beyond_digest(False)
+    debug_nans: bool = _beyond_digest(False)
 
 
 def default() -> ml_collections.ConfigDict:

@@ -12,10 +12,13 @@ launcher to start it again (130 after Ctrl-C). A mistake in the config exits wit
 
 import errno
 import itertools
+import os
 import pathlib
 import runpy
 import sys
+import traceback
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
@@ -24,12 +27,23 @@ from crate_jax import config as configs
 from crate_jax import run
 from crate_jax.config import Config, ConfigError
 from crate_jax.interpret import summary
-from crate_jax.train.checkpoint import WriteError
+from crate_jax.sharding import processes
+from crate_jax.train.checkpoint import DamagedError, WriteError
+from crate_jax.train.preemption import EXIT_INTERRUPTED, EXIT_RESUME
 from crate_jax.train.readout import NonFiniteError
 
 config_flags.DEFINE_config_file("config", help_string="config file, FILE or FILE:ARGUMENT")
 WORKDIR = flags.DEFINE_string("workdir", None, "where the run's files go")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "show"], "what to do")
+DISTRIBUTED = flags.DEFINE_enum(
+    "distributed", "auto", ["auto", "on", "off"],
+    "several processes: auto starts them where a cluster is found or --coordinator is given, on "
+    "refuses to run alone, off runs alone",
+)  # fmt: skip
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where not found")
+PROCESSES = flags.DEFINE_integer("processes", None, "number of processes, where not found")
+PROCESS = flags.DEFINE_integer("process", None, "number of this process, where not found")
+START_TIMEOUT = flags.DEFINE_float("start_timeout", 300.0, "seconds to wait for other processes")
 STEP = flags.DEFINE_string("step", "latest", "checkpoint of --mode=eval: latest, best or a number")
 
 
@@ -79,6 +93,9 @@ def explain_override(argv: list[str], file: ConfigDict) -> str | None:
     return None
 
 
+CRASHED = 70
+"""What a process of several exits with on an error that is no sentence (EX_SOFTWARE)."""
+
 EITHER = (
     ("train", "steps", "epochs", None),
     ("schedule", "warmup_steps", "warmup_epochs", 0),
@@ -110,12 +127,31 @@ def read_config() -> Config:
     return configs.resolve(raw)
 
 
+def start_processes(config: Config) -> None:
+    """Starts ``jax.distributed`` where this is one process of several."""
+    if DISTRIBUTED.value == "off":
+        return
+    place = processes.find_place(
+        COORDINATOR.value, PROCESSES.value, PROCESS.value, timeout=START_TIMEOUT.value
+    )
+    if place is not None:
+        card = processes.make_card(config=configs.digest(config), mode=MODE.value, step=STEP.value)
+        processes.start(place, card, timeout=START_TIMEOUT.value)
+    elif DISTRIBUTED.value == "on":
+        raise ConfigError(
+            "--distributed=on, but no cluster is found; give --coordinator, --processes and "
+            "--process, or leave it at auto to run alone."
+        )
+
+
 def main(argv) -> int:
     """Runs the mode; returns the exit code."""
     if len(argv) > 1:
         raise ConfigError(f"do not know what to do with {' '.join(argv[1:])!r}; see --help.")
     config = read_config()
-    console = Console()
+    if MODE.value != "show":
+        start_processes(config)
+    console = Console(quiet=jax.process_index() > 0)
     if MODE.value == "show":
         run.show(config, console)
         return 0
@@ -157,6 +193,15 @@ def report(console: Console, metrics, layers, rows) -> None:
         console.print(summary.layers_chart(layers))
 
 
+def leave(code: int) -> None:
+    """Exits; where one of several processes gives up alone, without waiting for the others."""
+    if code not in (0, EXIT_RESUME, EXIT_INTERRUPTED) and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def cli() -> None:
     """The command line: sentences for what the user can mend, tracebacks for the rest."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -164,13 +209,13 @@ def cli() -> None:
         logging.FATAL
     )  # what matters is raised here; --verbosity=0 shows the rest
     try:
-        sys.exit(main(parse(sys.argv)))
+        leave(main(parse(sys.argv)))
     except ConfigError as error:
         console.print(str(error), markup=False)
-        sys.exit(2)
-    except (NonFiniteError, WriteError) as error:
+        leave(2)
+    except (NonFiniteError, WriteError, DamagedError) as error:
         console.print(str(error), markup=False)
-        sys.exit(1)
+        leave(1)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
@@ -179,7 +224,12 @@ def cli() -> None:
             f"then run the same command again; it goes on from the newest checkpoint.",
             markup=False,
         )
-        sys.exit(1)
+        leave(1)
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        leave(CRASHED)
 
 
 if __name__ == "__main__":

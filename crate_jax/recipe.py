@@ -15,12 +15,12 @@ def parse_arg(arg: str | None, **defaults) -> SimpleNamespace:
     Args:
       arg: what follows the colon of ``--config FILE:ARG``.
       **defaults: every argument of the file, with its default; the default's type is kept. All
-        files have ``smoke``.
+        files have ``smoke`` and ``debug_nans``, see :func:`finish`.
 
     Raises:
       ConfigError: on an unknown argument, or a value of the wrong type.
     """
-    values = {"smoke": False} | defaults
+    values = {"smoke": False, "debug_nans": False} | defaults
     for item in filter(None, (arg or "").split(",")):
         key, equals, text = item.partition("=")
         if key not in values:
@@ -45,6 +45,12 @@ def choose(name: str, value: str, table: dict):
     if value not in table:
         raise ConfigError(f"config argument {name}={value!r}{nearest(value, table)}")
     return table[value]
+
+
+def finish(config: ConfigDict, arg: SimpleNamespace) -> ConfigDict:
+    """What every config file returns: its config, with the arguments that all files have."""
+    config.debug_nans = arg.debug_nans
+    return shrink(config) if arg.smoke else config
 
 
 def shrink(config: ConfigDict) -> ConfigDict:

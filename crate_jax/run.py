@@ -15,7 +15,7 @@ from crate_jax import data, models, systems
 from crate_jax.config import Config, ConfigError
 from crate_jax.interpret import plots, summary
 from crate_jax.sharding import mesh as meshes
-from crate_jax.sharding import rules
+from crate_jax.sharding import place, processes, rules
 from crate_jax.train import checkpoint, flops, loop
 from crate_jax.train import workdir as workdirs
 from crate_jax.train.data import Data
@@ -58,18 +58,21 @@ def describe_model(config: Config, system: System) -> dict[str, Any]:
     return models.describe(config.model["name"], system.module)
 
 
-def prepare(config: Config, examples: int | None = None) -> Run:
+def prepare(
+    config: Config, examples: int | None = None, devices: Sequence[jax.Device] | None = None
+) -> Run:
     """Makes a run, having looked for everything that can be found wrong before a compile.
 
     Args:
       config: of the run.
       examples: size of the training split; None opens the data and looks at it.
+      devices: to run on; None takes those that are here.
 
     Raises:
       ConfigError: a sentence about the first thing found; a DataMissingError where it is the data.
     """
     train = config.train
-    mesh = create_mesh(config, ("batch_size", "eval_batch_size"))
+    mesh = create_mesh(config, ("batch_size", "eval_batch_size"), devices)
     if examples is None:
         data.validate(config.data)
         examples = data.num_examples(config.data, config.data.train_split)
@@ -89,9 +92,11 @@ def prepare(config: Config, examples: int | None = None) -> Run:
     return Run(config, system, mesh, total_steps)
 
 
-def create_mesh(config: Config, batches: Sequence[str]) -> Mesh:
+def create_mesh(
+    config: Config, batches: Sequence[str], devices: Sequence[jax.Device] | None = None
+) -> Mesh:
     """The config's mesh; the batch sizes of ``config.train`` that are named divide over it."""
-    mesh = meshes.create_mesh(config.mesh)
+    mesh = meshes.create_mesh(config.mesh, devices)
     for name in batches:
         parts = config.train.accumulate if name == "batch_size" else 1
         field = f"config.train.{name}" + (" / .accumulate" if parts > 1 else "")
@@ -107,33 +112,44 @@ def system_alone(config: Config) -> System:
 def batches(config: Config, mesh: Mesh) -> Data:
     """The run's batches, by seed and step; the layers are measured on the first images."""
     train = config.train
-    hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+    def read(batches, size, **kwargs):
+        rows = place.process_rows(mesh, size, jax.process_index())
+        return batches(config.data, batch_size=size, rows=rows, **kwargs)
+
     measured = None
     if train.measure_batch:
         size = min(train.measure_batch, data.num_examples(config.data, config.data.eval_split))
         shards = meshes.batch_shards(mesh)
-        size = max(size // shards, 1) * shards
-        first = next(data.eval_batches(config.data, batch_size=size, **hosts))
+        first = next(read(data.eval_batches, max(size // shards, 1) * shards))
         measured = {"image": first["image"]}
     return Data(
-        train=lambda first: data.train_batches(
-            config.data, seed=config.seed, batch_size=train.batch_size, start_step=first, **hosts
+        train=lambda first: read(
+            data.train_batches, train.batch_size, seed=config.seed, start_step=first
         ),
-        evaluation=lambda: data.eval_batches(
-            config.data, batch_size=train.eval_batch_size, **hosts
-        ),
+        evaluation=lambda: read(data.eval_batches, train.eval_batch_size),
         measured=measured,
     )
 
 
 def train(config: Config, workdir: pathlib.Path, console: Console | None = None) -> Result:
-    """Trains to the end of the run, from its last checkpoint if it has one."""
-    run = prepare(config)
-    start_from = _start(run, workdir, console)
+    """Trains to the end of the run, from its last checkpoint if it has one.
+
+    On several processes each calls this with the same config, and process 0 with the console.
+    """
+
+    def look():
+        run = prepare(config)
+        return run, _start(run, workdir, console)
+
+    run, start_from = processes.together(look)
     workdirs.claim(workdir, config)
+    peak = None
     result = loop.run(
         run.system, config, workdir=workdir, mesh=run.mesh, total_steps=run.total_steps,
         meta=run.meta(), data=batches(config, run.mesh), start_from=start_from, console=console,
+        step_flops=step_flops(config) if peak else 0.0,
+        peak_flops=peak * run.mesh.size if peak else None,
     )  # fmt: skip
     if result.layers and not result.exit_code and jax.process_index() == 0:
         title = f"{config.model['name']}, step {result.step}"
@@ -220,15 +236,24 @@ def show(config: Config, console: Console) -> None:
     )
 
 
-def step_flops(config: Config) -> int:
-    """Floating-point operations of a training step, none of them for rematerialisation."""
-    plain = dataclasses.replace(config, model={**config.model, "remat": "none"})
-    system, size = system_alone(plain), config.data.image_size
-    batch = {
-        "image": jax.ShapeDtypeStruct(
-            (config.train.batch_size, size, size, config.data.channels), "float32"
-        ),
-        "label": jax.ShapeDtypeStruct((config.train.batch_size,), "int32"),
+def example_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a global training batch, as the pipeline makes it."""
+    data, batch = config.data, config.train.batch_size
+    image = (batch, data.image_size, data.image_size, data.channels)
+    return {
+        "image": jax.ShapeDtypeStruct(image, "float32"),
+        "label": jax.ShapeDtypeStruct((batch,), "int32"),
     }
+
+
+def step_flops(config: Config) -> int:
+    """Floating-point operations of a training step, none of them done twice.
+
+    Neither rematerialisation nor a kernel that forms its attention again in the backward pass
+    counts: these are model FLOPs, whatever carries them out.
+    """
+    plain = {"remat": "none", "attention_implementation": "einsum"}
+    system = system_alone(dataclasses.replace(config, model={**config.model, **plain}))
+    batch = example_batch(config)
     state = jax.eval_shape(system.init, jax.random.key(0), batch)
     return flops.matmul_flops(system.step, state, batch, jax.random.key(0))

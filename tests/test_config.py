@@ -20,7 +20,7 @@ BEYOND = {
         "eval_every", "checkpoint_every", "log_every", "keep_last", "keep_best", "best_metric",
         "max_bad_steps",
     },
-    "mesh": {"data", "fsdp", "tensor"},
+    "mesh": {"preset", "slice", "data", "fsdp", "tensor"},
 }  # fmt: skip
 """What changes no number, written out: where files lie, how often to look, when to give up, the
 devices."""
@@ -60,7 +60,9 @@ def test_an_unknown_key_names_the_nearest_at_every_level(raw, key, near):
 
 
 def test_a_key_like_none_lists_the_valid_ones():
-    with pytest.raises(ConfigError, match=r"zzz is not a setting\. Valid: data, fsdp, tensor\."):
+    with pytest.raises(
+        ConfigError, match=r"zzz is not a setting\. Valid: data, fsdp, preset, .*\."
+    ):
         resolve(_valid(mesh={"zzz": 1}))
 
 

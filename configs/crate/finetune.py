@@ -19,7 +19,7 @@ Layers compute in bfloat16, where the official code trained under fp16 autocast;
 
 from crate_jax import models
 from crate_jax.config import default
-from crate_jax.recipe import choose, parse_arg, shrink
+from crate_jax.recipe import choose, finish, parse_arg
 
 DATA = {
     "cifar10": {"tfds": "cifar10", "classes": 10, "lr": 5e-5, "epochs": 200.0},
@@ -30,7 +30,8 @@ DATA = {
 
 
 def get_config(arg=None):
-    """Arguments: ``data`` (a key of ``DATA``), ``variant`` (T, S, B, L), ``smoke``."""
+    """Arguments: ``data`` (a key of ``DATA``), ``variant`` (T, S, B, L), ``smoke``,
+    ``debug_nans``."""
     arg = parse_arg(arg, data="cifar10", variant="B")
     row = choose("data", arg.data, DATA)
     choose("variant", arg.variant.partition("/")[0], models.MODELS["crate"][1])
@@ -50,4 +51,4 @@ def get_config(arg=None):
         batch_size=256, epochs=row["epochs"], init_skip=("head", "norm"), eval_every=1000,
         checkpoint_every=500, log_every=50,
     )  # fmt: skip
-    return shrink(config) if arg.smoke else config
+    return finish(config, arg)

@@ -17,7 +17,7 @@ Layers compute in bfloat16, where the official code trained under fp16 autocast;
 
 from crate_jax import models
 from crate_jax.config import default
-from crate_jax.recipe import choose, parse_arg, shrink
+from crate_jax.recipe import choose, finish, parse_arg
 
 PRESETS = {
     "paper": {
@@ -39,7 +39,8 @@ PRESETS = {
 
 
 def get_config(arg=None):
-    """Arguments: ``model`` (crate, vit), ``variant`` (T, S, B, L), ``preset``, ``smoke``."""
+    """Arguments: ``model`` (crate, vit), ``variant`` (T, S, B, L), ``preset``, ``smoke``,
+    ``debug_nans``."""
     arg = parse_arg(arg, model="crate", variant="B", preset="paper")
     config = default()
     choose("model", arg.model, {"crate": None, "vit": None})
@@ -57,4 +58,4 @@ def get_config(arg=None):
     config.optimizer.decay_mask = "all"
     config.classify.label_smoothing = 0.1
     config.train.update(eval_every=2500, checkpoint_every=1000, log_every=50, eval_batch_size=1024)
-    return shrink(config) if arg.smoke else config
+    return finish(config, arg)

@@ -20,11 +20,12 @@ switches.
 from crate_jax import models
 from crate_jax.config import default
 from crate_jax.models.crate_alpha import LADDER, VARIANTS
-from crate_jax.recipe import choose, parse_arg, shrink
+from crate_jax.recipe import choose, finish, parse_arg
 
 
 def get_config(arg=None):
-    """Arguments: ``variant`` (Ti, S, B, L, H with /32, /16, /14 or /8), ``ladder``, ``smoke``."""
+    """Arguments: ``variant`` (Ti, S, B, L, H with /32, /16, /14 or /8), ``ladder``, ``smoke``,
+    ``debug_nans``."""
     arg = parse_arg(arg, variant="L/14", ladder="residual")
     choose("variant", arg.variant.partition("/")[0], VARIANTS)
     config = default()
@@ -51,4 +52,4 @@ def get_config(arg=None):
         batch_size=batch, epochs=91.0, eval_every=5000, checkpoint_every=2000, log_every=50,
         eval_batch_size=1024,
     )  # fmt: skip
-    return shrink(config) if arg.smoke else config
+    return finish(config, arg)

@@ -1,8 +1,8 @@
 """Batches as a function of (seed, step), through Grain.
 
 Training position p (a row of a step, counted over the run) is record ``shuffle_e(p mod n)`` of
-epoch ``e = p div n``, augmented by a generator seeded by p. Hosts take contiguous rows of each
-global batch, workers whole batches; neither changes what a position holds.
+epoch ``e = p div n``, augmented by a generator seeded by p. Hosts take some rows of each global
+batch, workers whole batches; neither changes what a position holds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -107,22 +107,21 @@ def _known_classes(config: DataConfig, source) -> int | None:
     return sources.tfds_builder(config).info.features["label"].num_classes
 
 
-class _HostRows(grain.MapDataset):
-    """One host's contiguous rows of every global batch of a dataset of positions."""
+class _Rows(grain.MapDataset):
+    """Some rows of every global batch of a dataset of positions."""
 
-    def __init__(self, parent, *, batch_size: int, process_index: int, process_count: int):
+    def __init__(self, parent, *, batch_size: int, rows: Sequence[int]):
         super().__init__(parent)
-        self._global, self._local = batch_size, batch_size // process_count
-        self._first = process_index * self._local
+        self._batch_size, self._rows = batch_size, tuple(map(int, rows))
 
     def __len__(self) -> int:
-        return len(self._parent) // self._global * self._local
+        return len(self._parent) // self._batch_size * len(self._rows)
 
     def __getitem__(self, index):
         if isinstance(index, slice):
             return self.slice(index)
-        step, row = divmod(index, self._local)
-        return self._parent[step * self._global + self._first + row]
+        step, row = divmod(index, len(self._rows))
+        return self._parent[step * self._batch_size + self._rows[row]]
 
 
 class _TrainTransform(grain.transforms.RandomMap):
@@ -171,16 +170,10 @@ def _stack(examples: list[dict]) -> dict[str, np.ndarray]:
     }
 
 
-def _local_rows(dataset, batch_size, process_index, process_count):
-    if batch_size % process_count:
-        raise ConfigError(
-            f"a global batch of {batch_size} does not divide over {process_count} hosts; change "
-            f"config.train.batch_size or .eval_batch_size."
-        )
-    rows = _HostRows(
-        dataset, batch_size=batch_size, process_index=process_index, process_count=process_count
-    )
-    return rows.batch(batch_size // process_count, batch_fn=_stack)
+def _batches(dataset, batch_size: int, rows: Sequence[int] | None):
+    """The batches of a dataset of positions, or some rows of each."""
+    rows = range(batch_size) if rows is None else rows
+    return _Rows(dataset, batch_size=batch_size, rows=rows).batch(len(rows), batch_fn=_stack)
 
 
 def _iterate(batches, *, threads: int, workers: int) -> Iterator[dict[str, np.ndarray]]:
@@ -199,17 +192,16 @@ def train_batches(
     seed: int,
     batch_size: int,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Endless training batches from ``start_step`` on, this host's rows of each.
+    """Endless training batches from ``start_step`` on, or some rows of each.
 
     Args:
       config: source, transforms and workers.
       seed: of shuffling and augmentation.
       batch_size: over all hosts.
       start_step: step of the first batch; nothing before it is read.
-      process_index, process_count: which rows.
+      rows: of each global batch, those wanted; None means all.
 
     Yields:
       ``image`` float32 (b,H,W,C), ``label`` int32 (b,), ``index`` int64 (b,), the records' places
@@ -223,20 +215,20 @@ def train_batches(
         .repeat()
         .random_map(_TrainTransform(config))
     )
-    batches = _local_rows(positions, batch_size, process_index, process_count)
+    batches = _batches(positions, batch_size, rows)
     return _iterate(batches[start_step:], threads=TRAIN_THREADS, workers=config.workers)
 
 
 def eval_batches(
-    config: DataConfig, *, batch_size: int, process_index: int = 0, process_count: int = 1
+    config: DataConfig, *, batch_size: int, rows: Sequence[int] | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The evaluation split once, in order.
+    """The evaluation split once, in order, or some rows of each batch.
 
     ``mask`` is 0 on the padding of the last batch, and in the place of an unreadable image where
     ``config.on_bad_image`` is ``skip``; ``skipped`` counts the latter.
     """
     source = open_source(config, config.eval_split)
     positions = grain.MapDataset.source(_EvalPositions(source, config, batch_size))
-    batches = _local_rows(positions, batch_size, process_index, process_count)
+    batches = _batches(positions, batch_size, rows)
     # Threads for workers: processes would be spawned anew, seconds long, at every evaluation.
     return _iterate(batches, threads=max(2, config.workers), workers=0)

@@ -1,12 +1,13 @@
-"""Host arrays onto the mesh."""
+"""Host arrays onto the mesh, and which rows of a batch a host reads."""
 
+import functools
 from collections.abc import Mapping
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from crate_jax.sharding.mesh import BATCH_AXES
+from crate_jax.sharding.mesh import BATCH_AXES, batch_shards
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -14,14 +15,54 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def replicated_keys(mesh: Mesh, seed: int, count: int) -> tuple[jax.Array, ...]:
+    """Random keys of a seed, the same on every device."""
+
+    def split():
+        return tuple(jax.random.split(jax.random.key(seed), count))
+
+    return jax.jit(split, out_shardings=replicated(mesh))()
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of a batch: examples over ``data`` x ``fsdp``."""
+    """The sharding of a batch: examples over ``slice`` x ``data`` x ``fsdp``."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+@functools.lru_cache(maxsize=64)
+def process_rows(mesh: Mesh, batch_size: int, process: int) -> np.ndarray:
+    """The rows of a global batch that a process's devices hold, rising.
+
+    Where the devices of a tensor axis lie on several hosts, all of these read the same rows; where
+    the mesh follows the torus of a pod, a host's rows need not be neighbours.
+    """
+    places = batch_sharding(mesh).devices_indices_map((batch_size,))
+    held = [
+        np.arange(batch_size)[rows]
+        for device, (rows,) in places.items()
+        if device.process_index == process
+    ]
+    return np.unique(np.concatenate(held))
+
+
 def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """The global batch of which every process holds its rows."""
-    sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
-    }
+    """The global batch, of which this process gives its :func:`process_rows`."""
+    return {name: _place(mesh, rows) for name, rows in batch.items()}
+
+
+def _place(mesh: Mesh, rows: np.ndarray) -> jax.Array:
+    size = global_batch_size(mesh, len(rows))
+    own = process_rows(mesh, size, jax.process_index())
+
+    def part(index):
+        first, last, _ = index[0].indices(size)
+        start = np.searchsorted(own, first)
+        return rows[start : start + last - first]
+
+    return jax.make_array_from_callback((size, *rows.shape[1:]), batch_sharding(mesh), part)
+
+
+def global_batch_size(mesh: Mesh, rows: int) -> int:
+    """The size of a batch of which this process reads so many rows."""
+    shards = batch_shards(mesh)
+    return rows * shards // len(process_rows(mesh, shards, jax.process_index()))

@@ -1,10 +1,11 @@
 """Checkpoints by Orbax: written in the background, kept by recency and score, read onto any mesh.
 
 ``DIRECTORY/checkpoints/STEP/`` holds ``state`` (all that a run carries: parameters, optimizer,
-averages, step), ``meta`` (JSON: the model's settings and the run's config) and, where the judged
-parameters are no part of the state, ``params``. Batches and randomness are functions of the seed
-and the step, so nothing else is needed to go on bit for bit. A checkpoint appears under its name
-only when it is whole.
+averages, step), ``meta`` (JSON: the model's settings and the run's config), ``fingerprints``
+(JSON, see ``train.fingerprint``) and, where the judged parameters are no part of the state,
+``params``. Batches and randomness are functions of the seed and the step, so nothing else is needed
+to go on bit for bit. A checkpoint appears under its name only when it is whole, and is believed
+only when every leaf has the fingerprint that it was saved with.
 """
 
 import contextlib
@@ -12,16 +13,19 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from crate_jax.config import ConfigError
+from crate_jax.sharding import processes
+from crate_jax.train import fingerprint
 
 SUBDIRECTORY = "checkpoints"
 _SCORES = "scores.json"
@@ -29,11 +33,17 @@ _HANDLERS = {
     "state": ocp.PyTreeCheckpointHandler,
     "params": ocp.PyTreeCheckpointHandler,
     "meta": ocp.JsonCheckpointHandler,
+    "fingerprints": ocp.JsonCheckpointHandler,
 }
+_LEAVES_NAMED = 3
 
 
 class CheckpointError(ConfigError):
     """What is wrong with a checkpoint, and what to do."""
+
+
+class DamagedError(RuntimeError):
+    """What of a checkpoint cannot be read, or is not what was saved."""
 
 
 class WriteError(RuntimeError):
@@ -61,6 +71,7 @@ class Checkpoints:
       keep_last: newest checkpoints kept.
       keep_best: checkpoints of the highest scores kept besides; see :meth:`score`.
       read_only: write and delete nothing.
+      report: told what was found damaged.
     """
 
     def __init__(
@@ -70,7 +81,9 @@ class Checkpoints:
         keep_last: int = 2,
         keep_best: int = 1,
         read_only: bool = False,
+        report: Callable[[str], None] = logging.error,
     ):
+        self._report = report
         self.directory = pathlib.Path(directory).absolute() / SUBDIRECTORY
         self._scores_path = self.directory / _SCORES
         self.scores = {}
@@ -79,6 +92,7 @@ class Checkpoints:
             self.scores = {int(step): score for step, score in saved.items()}
         if not read_only:
             self._set_empty_ones_aside()
+        self._arrays = ocp.PyTreeCheckpointHandler()
         self._manager = ocp.CheckpointManager(
             self.directory,
             item_handlers={name: handler() for name, handler in _HANDLERS.items()},
@@ -140,11 +154,12 @@ class Checkpoints:
         """
         if step in self.steps():
             return
-        items = {"meta": ocp.args.JsonSave(dict(meta))}
-        if state is not None:
-            items["state"] = ocp.args.PyTreeSave(state)
-        if judged is not None:
-            items["params"] = ocp.args.PyTreeSave(judged)
+        trees = {"state": state, "params": judged}
+        trees = {name: tree for name, tree in trees.items() if tree is not None}
+        sums = {name: fingerprint.fingerprints(tree) for name, tree in trees.items()}
+        items = {name: ocp.args.PyTreeSave(tree) for name, tree in trees.items()}
+        items["meta"] = ocp.args.JsonSave(dict(meta))
+        items["fingerprints"] = ocp.args.JsonSave(sums)
         with self._surfacing():
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
@@ -189,9 +204,11 @@ class Checkpoints:
 
     def meta(self, step: int) -> dict:
         """The JSON saved with a checkpoint."""
-        return self._manager.restore(
-            step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-        ).meta
+        return self._json(step, "meta")
+
+    def _json(self, step: int, item: str) -> dict:
+        args = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
+        return self._manager.restore(step, args=args)[item]
 
     def restore(self, step: int, like: Any) -> Any:
         """The state of a step, in the structure, dtypes and shardings of ``like``.
@@ -203,13 +220,56 @@ class Checkpoints:
         Raises:
           CheckpointError: listing the leaves that are missing, unexpected or of another shape or
             dtype. Nothing is cast, cut or padded.
+          DamagedError: naming the leaves that cannot be read or are not what was saved; on all
+            processes, where one cannot read its part.
         """
-        saved = leaves(self._manager.item_metadata(step)["state"].tree)
-        check_leaves(saved, like, f"{self.directory / str(step)}")
+        state, sums, trouble = None, {}, ""
+        try:
+            check_leaves(self._saved_leaves(step), like, f"{self.directory / str(step)}")
+            sums = self._json(step, "fingerprints")["state"]
+            state = self._read(step, like)
+        except CheckpointError:
+            raise
+        except Exception as error:  # whatever Orbax and TensorStore make of damaged files
+            unreadable = self._unreadable_leaves(step, like)
+            trouble = f"{', '.join(unreadable) or 'all of it'} cannot be read: {first_line(error)}"
+        self._believe(processes.agree(trouble), state, sums)
+        return state
+
+    def _believe(self, trouble: str, tree: Any, sums: Mapping[str, int]) -> None:
+        """Raises where something could not be read, or is not what was saved."""
+        wrong = [] if trouble else fingerprint.differing(tree, sums)
+        if wrong:
+            few = ", ".join(wrong[:_LEAVES_NAMED])
+            more = len(wrong) - _LEAVES_NAMED
+            trouble = f"other bits than were saved: {few}{f' and {more} more' * (more > 0)}"
+        if trouble:
+            raise DamagedError(trouble)
+
+    def _saved_leaves(self, step: int) -> dict[str, tuple]:
+        return leaves(self._manager.item_metadata(step)["state"].tree)
+
+    def _read(self, step: int, like: Any) -> Any:
+        """A state or a part of one, by the handler itself: no process waits here for another."""
         restore = ocp.args.PyTreeRestore(
-            like, restore_args=ocp.checkpoint_utils.construct_restore_args(like)
+            like,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+            partial_restore=True,
         )
-        return self._manager.restore(step, args=ocp.args.Composite(state=restore)).state
+        return self._arrays.restore(epath.Path(self.directory / str(step) / "state"), args=restore)
+
+    def _unreadable_leaves(self, step: int, like: Any) -> list[str]:
+        """The first leaves that cannot be read by themselves; none where nothing can be."""
+        flat, _ = jax.tree_util.tree_flatten_with_path(like)
+        bad = []
+        for path, leaf in flat:
+            try:
+                self._read(step, _nested(path, leaf))
+            except Exception:
+                bad.append(jax.tree_util.keystr(path, simple=True, separator="/"))
+            if len(bad) == _LEAVES_NAMED:
+                break
+        return bad
 
     def restore_newest(self, like: Any) -> tuple[int, Any]:
         """The newest step whose state can be read, and that state; damaged newer ones go aside.
@@ -225,15 +285,16 @@ class Checkpoints:
         for step in reversed(self.steps()):
             try:
                 state = self.restore(step, like)
-            except CheckpointError:
-                raise
-            except Exception as error:  # whatever Orbax and TensorStore make of damaged files
-                damaged[step] = first_line(error)
+            except DamagedError as error:
+                damaged[step] = str(error)
                 continue
             for bad, why in damaged.items():
-                logging.error("checkpoint %s/%s is damaged: %s", self.directory, bad, why)
+                self._report(
+                    f"checkpoint {self.directory / str(bad)} is damaged and set aside: {why}"
+                )
                 self._set_aside(self.directory / str(bad))
             if damaged:
+                processes.barrier("damaged checkpoints are set aside")
                 self._manager.reload()
             return step, state
         lines = "\n  ".join(f"{step}: {why}" for step, why in damaged.items())
@@ -247,25 +308,30 @@ class Checkpoints:
             for path in self.directory.iterdir():
                 if path.name.isdigit() and not any(path.iterdir()):
                     self._set_aside(path)
+        processes.barrier("empty checkpoints are set aside")
 
     def _set_aside(self, path: pathlib.Path) -> None:
         if jax.process_index() == 0:
             path.rename(path.with_name(f"{path.name}.damaged"))
 
     def restore_params(self, step: int) -> Any:
-        """The judged parameters of a step as numpy arrays: the average where there is one."""
+        """The judged parameters of a step as numpy arrays: the average where there is one.
+
+        Raises:
+          DamagedError: naming leaves that are not what was saved.
+        """
         saved = self._manager.item_metadata(step)
         if saved.get("params") is not None:
-            return self._as_numpy(step, "params", saved["params"].tree)
-        state = saved["state"].tree
-        name = "ema" if state.get("ema") is not None else "params"
-        return self._as_numpy(step, "state", {name: state[name]})[name]
-
-    def _as_numpy(self, step: int, item: str, tree: Any) -> Any:
-        """The part ``tree`` of an item; its leaves tell only where they are."""
+            item, tree = "params", saved["params"].tree
+        else:
+            state = saved["state"].tree
+            name = "ema" if state.get("ema") is not None else "params"
+            item, tree = "state", {name: state[name]}
         arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         restore = ocp.args.PyTreeRestore(tree, restore_args=arrays, partial_restore=True)
-        return self._manager.restore(step, args=ocp.args.Composite(**{item: restore}))[item]
+        params = self._manager.restore(step, args=ocp.args.Composite(**{item: restore}))[item]
+        self._believe("", params, self._json(step, "fingerprints")[item])
+        return params if item == "params" else params[name]
 
 
 def first_line(error: Exception) -> str:
@@ -280,6 +346,13 @@ def leaves(tree: Any) -> dict[str, tuple]:
         jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(x.shape), np.dtype(x.dtype))
         for path, x in flat
     }
+
+
+def _nested(path: tuple, leaf: Any) -> dict:
+    """A pytree of one leaf, as Orbax names its places."""
+    for key in reversed(path):
+        leaf = {jax.tree_util.keystr((key,), simple=True): leaf}
+    return leaf
 
 
 def check_leaves(saved: Mapping[str, tuple], like: Any, where: str) -> None:

@@ -42,7 +42,7 @@ def abstract_batch(mesh: Mesh, rows: Rows) -> dict[str, Any]:
     sharding = place.batch_sharding(mesh)
     return {
         name: jax.ShapeDtypeStruct(
-            (x.shape[0] * jax.process_count(), *x.shape[1:]), x.dtype, sharding=sharding
+            (place.global_batch_size(mesh, len(x)), *x.shape[1:]), x.dtype, sharding=sharding
         )
         for name, x in rows.items()
         if name not in HOST_ONLY

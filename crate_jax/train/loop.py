@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jax import Array
 from jax.sharding import Mesh
 from rich.console import Console
@@ -22,9 +23,11 @@ from crate_jax.config import Config, ConfigError
 from crate_jax.sharding import place, rules
 from crate_jax.train.checkpoint import Checkpoints
 from crate_jax.train.data import Data, abstract_batch, on_devices
+from crate_jax.train.debug import explained
 from crate_jax.train.evaluation import Evaluator
 from crate_jax.train.metrics import MetricsWriter
 from crate_jax.train.preemption import Preemption
+from crate_jax.train.profile import Profile
 from crate_jax.train.progress import Progress
 from crate_jax.train.protocol import State, System
 from crate_jax.train.readout import NonFiniteError, Readout
@@ -68,17 +71,23 @@ def fresh_state(system: System, like: State, batch: Mapping, key: Array) -> Stat
     return jax.jit(lambda key: system.init(key, example), out_shardings=shardings)(key)
 
 
-def compile_step(system: System, mesh: Mesh, state: Any, batch: Mapping, key: Array):
+def compile_step(
+    system: System, mesh: Mesh, state: Any, batch: Mapping, key: Array, *, donate: bool = True
+):
     """The compiled ``(state, batch, key) -> (state, metrics)``; the state it is given is consumed.
 
-    ``state`` and ``batch`` may hold shapes, with shardings.
+    ``state`` and ``batch`` may hold shapes, with shardings; without ``donate`` the state is left.
     """
 
     def step(state, batch, key):
         return system.step(state, batch, jax.random.fold_in(key, state.step))
 
     shardings = jax.tree.map(lambda x: x.sharding, state)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, place.replicated(mesh)))
+    jitted = jax.jit(
+        step,
+        donate_argnums=(0,) if donate else (),
+        out_shardings=(shardings, place.replicated(mesh)),
+    )
     return jitted.lower(state, batch, key).compile()
 
 
@@ -93,6 +102,8 @@ def run(
     data: Data,
     start_from: Callable[[State], State] = lambda state: state,
     console: Console | None = None,
+    step_flops: float = 0.0,
+    peak_flops: float | None = None,
 ) -> Result:
     """Trains to the end, from the last checkpoint in ``workdir`` where there is one.
 
@@ -106,6 +117,7 @@ def run(
       data: batches.
       start_from: what to do to a fresh state, where there is no checkpoint.
       console: for the live view; None is silent.
+      step_flops, peak_flops: see ``train.progress.Progress``.
 
     Raises:
       NonFiniteError: after ``config.train.max_bad_steps`` bad steps in a row.
@@ -113,13 +125,14 @@ def run(
       WriteError: when a checkpoint could not be written.
     """
     train = config.train
-    init_key, step_key = jax.device_put(
-        tuple(jax.random.split(jax.random.key(config.seed))), place.replicated(mesh)
-    )
+    init_key, step_key = place.replicated_keys(mesh, config.seed, 2)
+    report = logging.error if console is None else console.print
     with (
         jax.set_mesh(mesh),
-        Preemption() as preemption,
-        Checkpoints(workdir, keep_last=train.keep_last, keep_best=train.keep_best) as checkpoints,
+        Preemption(mesh) as preemption,
+        Checkpoints(
+            workdir, keep_last=train.keep_last, keep_best=train.keep_best, report=report
+        ) as checkpoints,
     ):
         first = checkpoints.newest()
         source = data.train(first or 0)
@@ -144,7 +157,7 @@ def run(
             readout.flush()
             with progress.paused("evaluating"):
                 params = system.eval_params(state)
-                scalars = evaluator.run(params, stop=lambda: preemption.requested)
+                scalars = evaluator.run(params, stop=preemption.poll)
             if scalars is None:
                 return
             writer.write(i, scalars)
@@ -155,37 +168,54 @@ def run(
 
         with (
             MetricsWriter(workdir, first) as writer,
-            Progress(first, total_steps, train.batch_size, console) as progress,
-        ):
+            Progress(
+                first, total_steps, train.batch_size, console,
+                step_flops=step_flops, peak_flops=peak_flops,
+            ) as progress,
+            Profile(workdir, first, config.profile) as profile,
+        ):  # fmt: skip
             readout = Readout(train, workdir, writer, progress)
             evaluator = Evaluator(system, mesh, data)
-            began = time.perf_counter()
             with progress.paused("compiling"):
-                step = compile_step(system, mesh, like, batch, step_key)
-            compile_seconds = time.perf_counter() - began
+                began = time.perf_counter()
+                step = compile_step(
+                    system, mesh, like, batch, step_key, donate=not config.debug_nans
+                )
+                progress.compile_seconds = time.perf_counter() - began
+            if config.debug_nans:
+                step = explained(system, workdir, step)
 
             try:
                 for i in range(first, total_steps + 1):
                     last = i == total_steps
                     judged = last or _due(i, train.eval_every)
                     scored = judged and train.keep_best > 0
-                    if scored or preemption.requested or _due(i, train.checkpoint_every) or last:
+                    stop = preemption.poll()
+                    if scored or stop or _due(i, train.checkpoint_every) or last:
                         save(i)
                     if judged:
                         evaluate(i)
-                    if preemption.requested:
+                    if preemption.requested and not stop:  # it came while evaluating
                         save(i)
                     if last or preemption.requested:
                         break
-                    if i > first:
+                    with progress.waiting():
                         try:
-                            rows = next(source)
+                            rows = rows if i == first else next(source)
                         except Exception:  # a record, or a loader that a signal has ended too
-                            save(i)
-                            if preemption.requested:
-                                break
-                            raise
-                    state, metrics = step(state, on_devices(mesh, rows), step_key)
+                            if jax.process_count() == 1:
+                                save(i)
+                                if preemption.poll():
+                                    break
+                                raise
+                            if preemption.received is None:  # the others would not save
+                                raise
+                            source = data.train(i)
+                            rows = next(source)
+                        placed = on_devices(mesh, rows)
+                    profile.before(i)
+                    with jax.transfer_guard("disallow"):
+                        state, metrics = step(state, placed, step_key)
                     readout.push(i + 1, metrics, rows)
                     checkpoints.check()
             except NonFiniteError:
@@ -193,7 +223,7 @@ def run(
                 raise
             with progress.paused("saving"):
                 checkpoints.wait()
-            timing = progress.timing() | {"timing/compile_seconds": compile_seconds}
+            timing = progress.timing(i)
     return Result(
         state, i, total_steps, evaluator.metrics, evaluator.layers, timing,
         preemption.exit_code if preemption.requested else 0,

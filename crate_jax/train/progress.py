@@ -14,6 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+SHOWN_WAIT = 0.05
+"""Share of the time spent waiting for data from which on the line says so."""
+
 
 def peak_memory_gib() -> float:
     """Peak memory of the first device where it tells, else of this process; GiB."""
@@ -31,7 +34,12 @@ class Progress:
       start, total: steps done before this process, and steps of the run.
       batch_size: images a step, over all devices.
       console: where to show; None shows nothing.
+      step_flops: model FLOPs of a step, over all devices, for MFU.
+      peak_flops: FLOP/s that all devices have together; None where that is not known.
       clock: seconds, for tests.
+
+    Attributes:
+      compile_seconds: spent on compiling the step; set by the loop.
     """
 
     def __init__(
@@ -40,13 +48,20 @@ class Progress:
         total: int,
         batch_size: int,
         console: Console | None = None,
+        *,
+        step_flops: float = 0.0,
+        peak_flops: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
         self.start, self.total, self.batch_size = start, total, batch_size
         self.step, self.doing = start, "compiling"
         self.console, self._clock = console, clock
-        self._metrics, self._paused = {}, 0.0
+        self.compile_seconds = 0.0
+        self._metrics, self._paused, self._waited = {}, 0.0, 0.0
+        self._step_flops, self._peak_flops = step_flops, peak_flops
         self._began = self._clock()
+        self._window = (start, 0.0, 0.0)  # step, seconds and waiting at the last timing
+        self._recent: dict[str, float] = {}
         self._live = None
         if console is not None and console.is_terminal:
             self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4)
@@ -70,6 +85,15 @@ class Progress:
         finally:
             self._paused += self._clock() - before
             self.doing = was
+
+    @contextlib.contextmanager
+    def waiting(self):
+        """Time inside is the host's for the next batch."""
+        before = self._clock()
+        try:
+            yield
+        finally:
+            self._waited += self._clock() - before
 
     @property
     def seconds(self) -> float:
@@ -95,11 +119,28 @@ class Progress:
             line = "  ".join([*self._position(), *self._readings()])
             self.console.print(line, highlight=False, soft_wrap=True)
 
-    def timing(self) -> dict[str, float]:
-        """The scalars of ``timing.jsonl``."""
-        return {
+    def timing(self, step: int) -> dict[str, float]:
+        """Notes that ``step`` updates are done, and gives the scalars of ``timing.jsonl``.
+
+        Seconds a step, the share of them spent waiting for data and MFU (model FLOPs over the peak
+        of all devices) are of the steps since the last call, images a second of all.
+        """
+        self.step = step
+        before, seconds, waited = self._window
+        steps, passed = step - before, self.seconds - seconds
+        if steps > 0 and passed > 0:
+            self._recent = {
+                "timing/step_seconds": passed / steps,
+                "timing/data_wait_share": (self._waited - waited) / passed,
+            }
+            if self._peak_flops:
+                mfu = steps * self._step_flops / passed / self._peak_flops
+                self._recent["timing/mfu"] = mfu
+        self._window = (step, self.seconds, self._waited)
+        return self._recent | {
             "timing/images_per_second": self.images_per_second,
             "timing/seconds": self.seconds,
+            "timing/compile_seconds": self.compile_seconds,
             "timing/peak_memory_gib": peak_memory_gib(),
         }
 
@@ -111,8 +152,12 @@ class Progress:
 
     def _readings(self) -> list[str]:
         metrics = (f"{name} {value:.4g}" for name, value in self._metrics.items())
-        speed, memory = f"{self.images_per_second:,.0f} images/s", f"{peak_memory_gib():.2f} GiB"
-        return [speed, *metrics, f"memory {memory}"]
+        recent = [f"{self.images_per_second:,.0f} images/s"]
+        if "timing/mfu" in self._recent:
+            recent.append(f"MFU {100 * self._recent['timing/mfu']:.1f} %")
+        if self._recent.get("timing/data_wait_share", 0) > SHOWN_WAIT:
+            recent.append(f"waiting for data {100 * self._recent['timing/data_wait_share']:.0f} %")
+        return [*recent, *metrics, f"memory {peak_memory_gib():.2f} GiB"]
 
     def _render(self):
         top = Table.grid(padding=(0, 2))

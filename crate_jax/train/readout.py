@@ -68,7 +68,7 @@ class Readout:
             scalars = values | {"skipped_images": float(rows["skipped"])}
             self._writer.write(step, {f"{TRAIN}{name}": v for name, v in scalars.items()})
         if logged:
-            self._writer.write(step, self._progress.timing(), file="timing")
+            self._writer.write(step, self._progress.timing(step), file="timing")
         shown = {name: values[name] for name in ("loss", "accuracy") if name in values}
         self._progress.update(step, shown, line=logged)
         self._recent.append({"step": step, "records": rows["index"], **values})

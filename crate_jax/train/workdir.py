@@ -8,25 +8,33 @@ import jax
 
 from crate_jax import config as configs
 from crate_jax.config import Config, ConfigError
+from crate_jax.sharding import processes
 from crate_jax.train.checkpoint import SUBDIRECTORY
 
 
 def claim(workdir: pathlib.Path, config: Config) -> None:
     """Makes the directory this config's, or raises if it holds another's; process 0 writes.
 
-    Settings that change no number (where data lies, how often to log) may differ; the file then
+    All processes must see the same directory: they read what process 0 has written before they go
+    on. Settings that change no number (where data lies, how often to log) may differ; the file then
     tells the present ones.
 
     Raises:
-      ConfigError: listing the settings that differ.
+      ConfigError: on all processes, listing the settings that differ, or naming a process that does
+        not see the directory.
     """
+    processes.together(lambda: _check(workdir, config))
+    processes.together(lambda: _write(workdir, config))
+    processes.together(lambda: _look(workdir, config))
+
+
+def _check(workdir: pathlib.Path, config: Config) -> None:
     path = workdir / "config.json"
     if not path.exists() and (workdir / SUBDIRECTORY).exists():
         raise ConfigError(
             f"{workdir} holds converted weights and no run; choose another --workdir, and set "
             f"config.train.init_from={str(workdir)!r} to start from them."
         )
-    new = {"digest": configs.digest(config), "config": configs.as_dict(config)}
     if path.exists():
         old = json.loads(path.read_text())
         wanted = configs.numeric_part(config)
@@ -36,8 +44,13 @@ def claim(workdir: pathlib.Path, config: Config) -> None:
                 f"{workdir} holds a run of another config:\n  " + "\n  ".join(lines) + "\n"
                 "Choose another --workdir, or put these settings back."
             )
+
+
+def _write(workdir: pathlib.Path, config: Config) -> None:
     if jax.process_index() != 0:
         return
+    path = workdir / "config.json"
+    new = {"digest": configs.digest(config), "config": configs.as_dict(config)}
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".json.partial")
@@ -45,6 +58,16 @@ def claim(workdir: pathlib.Path, config: Config) -> None:
         os.replace(partial, path)
     except OSError as error:
         raise ConfigError(f"--workdir {workdir} cannot be written: {error.strerror}.") from error
+
+
+def _look(workdir: pathlib.Path, config: Config) -> None:
+    """Whether what process 0 has written is there for this process too."""
+    path = workdir / "config.json"
+    if not path.exists() or json.loads(path.read_text())["digest"] != configs.digest(config):
+        raise ConfigError(
+            f"--workdir {workdir} is not the directory that process 0 has written to; it must lie "
+            f"on storage that all hosts share (NFS, or a mounted bucket)."
+        )
 
 
 def _only(saved: dict, wanted: dict) -> dict:

@@ -329,8 +329,10 @@ def test_a_model_without_a_name_lists_the_models():
 
 ONE = MeshConfig(data=1)
 LAYOUTS = {
-    "data=8": MeshConfig(data=8),
-    "fsdp=8": MeshConfig(data=1, fsdp=8),
+    "dp": MeshConfig("dp"),
+    "fsdp": MeshConfig("fsdp"),
+    "fsdp_tp": MeshConfig("fsdp_tp"),
+    "hybrid": MeshConfig("hybrid", slice=2),
     "data=2,fsdp=2,tensor=2": MeshConfig(data=2, fsdp=2, tensor=2),
 }
 
@@ -371,4 +373,4 @@ def test_every_layout_of_devices_takes_the_step_of_one(alone, layout):
     for got, want, before in zip(*map(jax.tree.leaves, (got_params, params, fresh)), strict=True):
         np.testing.assert_allclose(got - before, want - before, rtol=0, atol=1e-5)
         assert np.any(want != before)
-    assert (split > 0) == (layout != "data=8")
+    assert (split > 0) == (layout != "dp")

@@ -33,7 +33,7 @@ def test_speed_and_eta_leave_out_what_was_paused(clock):
     assert progress.seconds == 10
     assert progress.images_per_second == 20 * 32 / 10
     assert progress.eta_seconds == 60 * 10 / 20
-    timing = progress.timing()
+    timing = progress.timing(40)
     assert timing["timing/seconds"] == 10 and timing["timing/images_per_second"] == 64
     assert timing["timing/peak_memory_gib"] > 0
 
@@ -81,3 +81,40 @@ def test_without_a_console_nothing_is_shown(clock, capsys):
     with Progress(0, 10, batch_size=8, clock=clock) as progress:
         progress.update(5, {"loss": 2.0})
     assert capsys.readouterr().out == ""
+
+
+def test_step_time_wait_and_mfu_are_of_the_steps_since_the_last_timing(clock):
+    progress = Progress(0, 100, batch_size=4, step_flops=3e12, peak_flops=1e12, clock=clock)
+    clock.now += 50
+    progress.timing(5)
+    with progress.waiting():
+        clock.now += 2
+    with progress.paused("saving"):
+        clock.now += 1000
+    clock.now += 38
+    timing = progress.timing(15)
+    assert timing["timing/step_seconds"] == 4  # 40 s for 10 steps
+    assert timing["timing/data_wait_share"] == 2 / 40
+    assert timing["timing/mfu"] == pytest.approx(10 * 3 / 40)
+    assert timing["timing/images_per_second"] == 15 * 4 / 90
+    assert progress.timing(15)["timing/step_seconds"] == 4  # no step since: what was known
+
+
+def test_without_a_peak_there_is_no_mfu(clock):
+    progress = Progress(0, 100, batch_size=4, step_flops=3e12, clock=clock)
+    clock.now += 50
+    assert "timing/mfu" not in progress.timing(5)
+
+
+def test_the_line_shows_mfu_and_a_wait_worth_knowing(clock):
+    out = io.StringIO()
+    console = Console(file=out, width=200)
+    with Progress(
+        0, 10, batch_size=8, console=console, step_flops=1e12, peak_flops=1e12, clock=clock
+    ) as progress:
+        with progress.waiting():
+            clock.now += 1
+        clock.now += 3
+        progress.timing(2)
+        progress.update(2, {})
+    assert "MFU 50.0 %" in out.getvalue() and "waiting for data 25 %" in out.getvalue()
