@@ -203,7 +203,7 @@ def evaluate(config: Config, workdir: pathlib.Path, which: str = "latest") -> tu
             f"{workdir} holds another model than the config:\n  {lines}\n"
             f"Give the config it was made with, or these settings on the command line."
         )
-    params = system.adapt(params)
+    params = jax.device_get(system.adapt(params))
     evaluator = Evaluator(system, mesh, batches(config, mesh))
     with jax.set_mesh(mesh):
         evaluator.run(jax.device_put(params, rules.shardings(mesh, params)))
