@@ -94,7 +94,10 @@ def explain_override(argv: list[str], file: ConfigDict) -> str | None:
 
 
 CRASHED = 70
-"""What a process of several exits with on an error that is no sentence (EX_SOFTWARE)."""
+"""What a run exits with on an error that is no sentence (EX_SOFTWARE)."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of a disk that takes no more."""
 
 EITHER = (
     ("train", "steps", "epochs", None),
@@ -216,18 +219,17 @@ def cli() -> None:
     except (NonFiniteError, WriteError, DamagedError) as error:
         console.print(str(error), markup=False)
         leave(1)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        console.print(
-            f"{error.filename or 'the workdir'} cannot be written: {error.strerror}. Free space, "
-            f"then run the same command again; it goes on from the newest checkpoint.",
-            markup=False,
-        )
-        leave(1)
-    except Exception:
-        if not jax.distributed.is_initialized():
-            raise
+    except processes.StartError as error:
+        console.print(str(error), markup=False)
+        leave(EXIT_RESUME)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            console.print(
+                f"{error.filename or 'the workdir'} cannot be written: {error.strerror}. Free "
+                f"space, then run the same command again; it goes on from the newest checkpoint.",
+                markup=False,
+            )
+            leave(1)
         traceback.print_exc()
         leave(CRASHED)
 

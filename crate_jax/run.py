@@ -160,7 +160,7 @@ def train(config: Config, workdir: pathlib.Path, console: Console | None = None)
 def _start(run: Run, workdir: pathlib.Path, console: Console | None):
     """What to do to a fresh state: nothing, or take over ``config.train.init_from``."""
     source = run.config.train.init_from
-    if not source or checkpoint.exists(workdir):
+    if not source or processes.of_first([checkpoint.exists(workdir)]) == [True]:
         return lambda state: state
     params, settings = checkpoint.restore_params(source, run.config.train.init_checkpoint)
     adapted = run.system.adapt(params, run.config.train.init_skip)

@@ -14,7 +14,7 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,6 +27,7 @@ from jax.experimental import multihost_utils
 from crate_jax.config import ConfigError
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+LOCAL_DEVICES = "JAX_LOCAL_DEVICE_IDS"
 """Environment variables that say where a process belongs, where no flag does."""
 
 PACKAGES = (
@@ -37,6 +38,10 @@ PACKAGES = (
 RETRY_SECONDS = 0.2
 PATIENCE_SECONDS = 5.0  # with a caller who has connected and says nothing
 LONGEST_CARD, LONGEST_TROUBLE = 2**16, 2**12  # bytes
+
+
+class StartError(RuntimeError):
+    """Who did not come, or what could not be reached; trying again may mend it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +79,7 @@ def find_place(
 
     Raises:
       ConfigError: when something is said, but not all, or it does not fit together.
+      StartError: when a cluster's coordinator is not found.
     """
     environment = os.environ.get
     coordinator = coordinator or environment(ADDRESS)
@@ -94,7 +100,18 @@ def find_place(
             f"{count - 1}."
         )
     _parse_address(coordinator)
-    return Place(coordinator, count, index) if count > 1 else None
+    return Place(coordinator, count, index, _local_devices()) if count > 1 else None
+
+
+def _local_devices() -> tuple[int, ...] | None:
+    """The devices of its host that are this process's, where the environment says so."""
+    text = os.environ.get(LOCAL_DEVICES)
+    if not text:
+        return None
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise ConfigError(f"{LOCAL_DEVICES}={text!r} must be numbers like 0,1,2,3.") from None
 
 
 def _number(given: int | None, name: str) -> int | None:
@@ -115,12 +132,13 @@ def _parse_address(coordinator: str) -> tuple[str, int]:
 
 def _detect(timeout: float) -> Place | None:
     """The place that TPU metadata, SLURM, GKE or MPI gives."""
+    given = _local_devices()
     try:
         coordinator, count, index, local = ClusterEnv.auto_detect_unset_distributed_params(
-            None, None, None, None, None, int(timeout)
+            None, None, None, given, None, int(timeout)
         )
     except Exception as error:  # the metadata server's, or a name that does not resolve
-        raise ConfigError(
+        raise StartError(
             f"this looks like a cluster, but its coordinator was not found: {error}. Give "
             f"--coordinator, --processes and --process, or --distributed=off to run alone."
         ) from error
@@ -147,7 +165,8 @@ def start(place: Place, card: Mapping[str, str], *, timeout: float = 300) -> Non
       timeout: seconds to wait for the others.
 
     Raises:
-      ConfigError: on all processes that came, naming those that did not, or those that differ.
+      ConfigError: on all processes that came, naming what differs.
+      StartError: on all that came, naming those that did not.
     """
     (_call_roll if place.index == 0 else _answer_roll)(place, dict(card), timeout)
     # Ours notes SIGTERM on any process and all agree on it (train.preemption); JAX's would take
@@ -171,14 +190,14 @@ def _call_roll(place: Place, card: dict[str, str], timeout: float) -> None:
     try:
         server = socket.create_server(("", port), family=family, dualstack_ipv6=dual)
     except OSError as error:
-        raise ConfigError(
+        raise StartError(
             f"process 0 cannot listen on port {port} ({error.strerror}): another run on this host "
             f"may hold it. Choose another port in --coordinator."
         ) from error
     deadline = time.monotonic() + timeout
     callers: list[socket.socket] = []
     heard = {0: {"host": socket.gethostname(), "count": place.count, "card": card}}
-    error = None
+    error, missing = None, False
     with server:
         try:
             while len(heard) < place.count and error is None:
@@ -186,7 +205,7 @@ def _call_roll(place: Place, card: dict[str, str], timeout: float) -> None:
                 try:
                     caller, _ = server.accept()
                 except TimeoutError:
-                    error = _tell_missing(heard, place.count, timeout)
+                    error, missing = _tell_missing(heard, place.count, timeout), True
                     break
                 try:
                     caller.settimeout(PATIENCE_SECONDS)
@@ -206,10 +225,14 @@ def _call_roll(place: Place, card: dict[str, str], timeout: float) -> None:
         finally:
             for caller in callers:
                 with contextlib.suppress(OSError), caller:
-                    _send(caller, {"error": error})
+                    _send(caller, {"error": error, "missing": missing})
                     caller.recv(1)  # until they hang up, so that the port is free at once
+    _raise(error, missing)
+
+
+def _raise(error: str | None, missing: bool) -> None:
     if error:
-        raise ConfigError(error)
+        raise (StartError if missing else ConfigError)(error)
 
 
 def _answer_roll(place: Place, card: dict[str, str], timeout: float) -> None:
@@ -219,7 +242,7 @@ def _answer_roll(place: Place, card: dict[str, str], timeout: float) -> None:
     while True:
         left = deadline - time.monotonic()
         if left <= 0:
-            raise ConfigError(
+            raise StartError(
                 f"process {place.index} of {place.count} had no answer from process 0 at "
                 f"{place.coordinator} within {timeout:g} s. Start process 0, or look whether the "
                 f"address is right and the port open between the hosts."
@@ -233,8 +256,7 @@ def _answer_roll(place: Place, card: dict[str, str], timeout: float) -> None:
             break
         except (OSError, ValueError):  # not there yet
             time.sleep(RETRY_SECONDS)
-    if answer["error"]:
-        raise ConfigError(answer["error"])
+    _raise(answer["error"], answer["missing"])
 
 
 def _send(caller: socket.socket, message: Mapping[str, Any]) -> None:
@@ -317,6 +339,17 @@ def agree(trouble: str) -> str:
         if row.any():
             return row.tobytes().rstrip(b"\0").decode(errors="replace")
     return ""
+
+
+def of_first(numbers: Sequence[int]) -> list[int]:
+    """The numbers, 64 at most, that process 0 has: what it sees on disk holds for all."""
+    if jax.process_count() == 1:
+        return list(numbers)
+    row = np.full(65, -1)
+    last = list(numbers)[-64:]
+    row[0], row[1 : 1 + len(last)] = len(last), last
+    row = multihost_utils.broadcast_one_to_all(row)
+    return [int(number) for number in row[1 : 1 + row[0]]]
 
 
 def barrier(name: str) -> None:

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import pathlib
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,6 +37,7 @@ _HANDLERS = {
     "fingerprints": ocp.JsonCheckpointHandler,
 }
 _LEAVES_NAMED = 3
+_SEEN_WITHIN = 60.0  # seconds that shared storage may take to show a host what another has written
 
 
 class CheckpointError(ConfigError):
@@ -118,8 +120,9 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def newest(self) -> int | None:
-        """The newest step that has a checkpoint, or None."""
-        return self._manager.latest_step()
+        """The newest step that has a checkpoint as process 0 sees it, or None."""
+        steps = processes.of_first(self.steps())
+        return steps[-1] if steps else None
 
     def find(self, which: str) -> int:
         """The step that ``latest``, ``best`` or a number names.
@@ -282,7 +285,8 @@ class Checkpoints:
             stay where they are.
         """
         damaged = {}
-        for step in reversed(self.steps()):
+        for step in reversed(processes.of_first(self.steps())):
+            self._await(step)
             try:
                 state = self.restore(step, like)
             except DamagedError as error:
@@ -302,6 +306,16 @@ class Checkpoints:
             f"no checkpoint under {self.directory} can be read:\n  {lines}\n"
             f"Put whole ones back, or choose another --workdir to start over."
         )
+
+    def _await(self, step: int) -> None:
+        """Returns when this process sees the checkpoint that process 0 has chosen, or never will.
+
+        NFS and mounted buckets keep listings for a while.
+        """
+        deadline = time.monotonic() + _SEEN_WITHIN * (jax.process_count() > 1)
+        while step not in self.steps() and time.monotonic() < deadline:
+            time.sleep(1)
+            self._manager.reload()
 
     def _set_empty_ones_aside(self) -> None:
         if self.directory.is_dir():
