@@ -14,6 +14,7 @@ from crate_jax import config as configs
 from crate_jax import data, models, systems
 from crate_jax.config import Config, ConfigError
 from crate_jax.interpret import plots, summary
+from crate_jax.plan import chips
 from crate_jax.sharding import mesh as meshes
 from crate_jax.sharding import place, processes, rules
 from crate_jax.train import checkpoint, flops, loop
@@ -144,7 +145,7 @@ def train(config: Config, workdir: pathlib.Path, console: Console | None = None)
 
     run, start_from = processes.together(look)
     workdirs.claim(workdir, config)
-    peak = None
+    peak = chips.peak_flops(jax.devices()[0].device_kind, config.model.get("dtype"))
     result = loop.run(
         run.system, config, workdir=workdir, mesh=run.mesh, total_steps=run.total_steps,
         meta=run.meta(), data=batches(config, run.mesh), start_from=start_from, console=console,

@@ -11,7 +11,7 @@ ALLOWED = {
     "ops": set(),
     "config": set(),
     "recipe": {"config"},
-    "layers": {"ops"},
+    "layers": {"ops", "sharding"},
     "models": {"ops", "layers", "config"},
     "objectives": {"ops"},
     "optim": {"config"},

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
+import jax
 from flax import linen as nn
 from jax import Array
 
 from crate_jax.layers.initializers import torch_uniform
 from crate_jax.ops.attention import attend
+from crate_jax.sharding.mesh import BATCH_AXES
+from crate_jax.sharding.rules import MESH_AXES
 
 OUT_MAPS = ("free+bias", "free", "tied")
 
@@ -31,11 +33,21 @@ class Subspaces(nn.Module):
 
     def project(self, x_BND: Array) -> Array:
         x_BND, U_DKP = nn.dtypes.promote_dtype(x_BND, self.kernel, dtype=self.dtype)
-        return jnp.einsum("...nd,dkp->...nkp", x_BND, U_DKP)
+        w_BNF = x_BND @ U_DKP.reshape(self.width, -1)  # so compilers need no layout by heads
+        return w_BNF.reshape(*x_BND.shape[:-1], self.heads, self.head_dim)
 
     def lift(self, w_BNKP: Array) -> Array:
         w_BNKP, U_DKP = nn.dtypes.promote_dtype(w_BNKP, self.kernel, dtype=self.dtype)
-        return jnp.einsum("...nkp,dkp->...nd", w_BNKP, U_DKP)
+        w_BNF = w_BNKP.reshape(*w_BNKP.shape[:-2], -1)
+        return w_BNF @ U_DKP.reshape(self.width, -1).T
+
+
+def merge_heads(x_BNKP: Array, kernel_KPD: Array, dimensions, **settings) -> Array:
+    """The product over (K, P) as one over K P: a layout by heads would cost copies."""
+    assert dimensions == (((x_BNKP.ndim - 2, x_BNKP.ndim - 1), (0, 1)), ((), ()))
+    x_BNF = x_BNKP.reshape(*x_BNKP.shape[:-2], -1)
+    kernel_FD = kernel_KPD.reshape(-1, kernel_KPD.shape[-1])
+    return jax.lax.dot_general(x_BNF, kernel_FD, (((x_BNF.ndim - 1,), (0,)), ((), ())), **settings)
 
 
 class MSSA(nn.Module):
@@ -79,6 +91,7 @@ class MSSA(nn.Module):
         ssa_BNKP, A_BKNN = attend(
             w_BNKP, w_BNKP, w_BNKP,
             scale=scale, causal=self.causal, implementation=self.implementation, remat=self.remat,
+            batch_axes=BATCH_AXES, head_axis=MESH_AXES["heads"],
         )  # fmt: skip
         if self.out_map == "tied":
             out_BND = U.lift(ssa_BNKP)
@@ -93,6 +106,7 @@ class MSSA(nn.Module):
                 bias_init=self.bias_init or torch_uniform(K * P),
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
+                dot_general=merge_heads,
                 name="out",
             )(ssa_BNKP)
         return out_BND, {"projections": w_BNKP, "attention": A_BKNN}

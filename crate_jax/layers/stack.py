@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from crate_jax.sharding.place import pin_batch
+
 _policies = jax.checkpoint_policies
 REMAT_POLICIES = {
     "full": None,
@@ -64,11 +66,12 @@ def stack(
             in_axes=(0, *([nn.broadcast] * len(broadcast))),
             length=depth,
         )
-        return scanned(name="blocks", **fields)(z_BND, rates, *broadcast)
+        z_BND, captured = scanned(name="blocks", **fields)(pin_batch(z_BND), rates, *broadcast)
+        return pin_batch(z_BND), captured
     captured = []
     for l in range(depth):
         z_BND, seen = Block(name=f"blocks_{l}", **fields)(
-            z_BND, None if rates is None else rates[l], *broadcast
+            pin_batch(z_BND), None if rates is None else rates[l], *broadcast
         )  # fmt: skip
         captured.append(seen)
     return z_BND, jax.tree.map(lambda *layers: jnp.stack(layers), *captured)

@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-IMPLEMENTATIONS = ("einsum", "xla", "cudnn")
+from crate_jax.ops.shared_attention import DTYPES, shared_attention
+
+IMPLEMENTATIONS = ("einsum", "xla", "cudnn", "pallas")
 
 
 def attend(
@@ -16,6 +18,8 @@ def attend(
     causal: bool = False,
     implementation: str = "einsum",
     remat: bool = False,
+    batch_axes: tuple[str, ...] = (),
+    head_axis: str | None = None,
 ) -> tuple[Array, Array | None]:
     """``softmax(scale q k^T) v`` over keys, head by head.
 
@@ -26,15 +30,32 @@ def attend(
       scale: factor on the inner products.
       causal: token n sees tokens up to n only.
       implementation: ``einsum``, or ``xla`` / ``cudnn`` of ``jax.nn.dot_product_attention``, which
-        give no weights. In float64 all are the einsum.
-      remat: keep only q, k and v for the backward pass, which forms the weights again.
+        give no weights, or ``pallas``, for q, k and v that are one and the same array: the kernel
+        of ``ops.shared_attention``, which gives none either. In float64 all are the einsum.
+      remat: keep only q, k and v for the backward pass, which forms the weights again; ``pallas``
+        always does.
+      batch_axes, head_axis: axes of the mesh that split the first axis and the heads, which
+        ``pallas`` must be told.
 
     Returns:
       ``(out_BNKP, A_BKNM)``; the weights are None where the implementation does not form them.
+
+    Raises:
+      ValueError: where ``pallas`` gets three arrays.
     """
+    if implementation == "pallas":
+        if not (q_BNKP is k_BMKP is v_BMKP):
+            raise ValueError(
+                "attention_implementation='pallas' is for attention='mssa', where queries, keys "
+                "and values are one; write 'xla' or 'einsum'."
+            )
+        if q_BNKP.dtype in DTYPES:
+            return shared_attention(
+                q_BNKP, scale=scale, causal=causal, batch_axes=batch_axes, head_axis=head_axis
+            ), None
 
     def fused(q_BNKP, k_BMKP, v_BMKP):
-        if q_BNKP.dtype == jnp.float64:  # which jax's would carry out in float32
+        if implementation == "pallas" or q_BNKP.dtype == jnp.float64:  # jax's would be float32
             return explicit(q_BNKP, k_BMKP, v_BMKP)[0], None
         return jax.nn.dot_product_attention(
             q_BNKP, k_BMKP, v_BMKP, scale=scale, is_causal=causal, implementation=implementation

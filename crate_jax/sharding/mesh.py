@@ -39,9 +39,14 @@ def create_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None)
     if sizes["slice"] > 1 and count_slices(devices) == sizes["slice"]:
         within = (1, *(sizes[axis] for axis in AXES[1:]))
         across = (sizes["slice"], 1, 1, 1)
-        laid_out = mesh_utils.create_hybrid_device_mesh(within, across, devices)
-        return Mesh(laid_out, AXES, kinds)
-    return jax.make_mesh(tuple(sizes.values()), AXES, kinds, devices=devices)
+        laid_out = mesh_utils.create_hybrid_device_mesh(
+            within, across, devices, allow_split_physical_axes=True
+        )
+    else:  # an axis of the mesh may be a part of one of the torus
+        laid_out = mesh_utils.create_device_mesh(
+            tuple(sizes.values()), devices, allow_split_physical_axes=True
+        )
+    return Mesh(laid_out, AXES, kinds)
 
 
 def count_slices(devices: Sequence[jax.Device], hosts: bool = False) -> int:

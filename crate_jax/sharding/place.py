@@ -29,6 +29,19 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def pin_batch(x: jax.Array) -> jax.Array:
+    """An activation ``(B, ...)`` that stays on the devices of its images.
+
+    Inside ``jax.set_mesh`` only. A partitioner that is left alone may move activations to where the
+    parts of a parameter are, which are far smaller: to be called on what goes from layer to layer.
+    A batch that the mesh does not divide is left to it.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes or x.shape[0] % batch_shards(mesh):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+
+
 @functools.lru_cache(maxsize=64)
 def process_rows(mesh: Mesh, batch_size: int, process: int) -> np.ndarray:
     """The rows of a global batch that a process's devices hold, rising.

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct, traverse_util
 from jax import Array
@@ -122,7 +123,7 @@ class Classify:
         flat = traverse_util.flatten_dict(state.params)
         for path, value in traverse_util.flatten_dict(params).items():
             fresh = flat[path]
-            flat[path] = jax.device_put(jnp.asarray(value, fresh.dtype), fresh.sharding)
+            flat[path] = jax.device_put(np.asarray(value, fresh.dtype), fresh.sharding)
         params = traverse_util.unflatten_dict(flat)
         shardings = jax.tree.map(lambda x: x.sharding, state.opt_state)
         return state.replace(
@@ -248,12 +249,9 @@ def create_model(config: Config):
     }
     if "name" not in settings:
         raise ConfigError(f"config.model.name is not set; write one of {', '.join(models.MODELS)}.")
-    module = models.create(settings.pop("name"), **settings)
-    if module.attention_implementation == "cudnn" and jax.default_backend() != "gpu":
-        raise ConfigError(
-            f"config.model.attention_implementation='cudnn' needs an NVIDIA GPU; this is a "
-            f"{jax.default_backend()}. Write 'xla' or 'einsum'."
-        )
+    name = settings.pop("name")
+    module = models.create(name, **settings)
+    _check_attention(name, module)
     size, patch = config.data.image_size, module.patch
     if size % patch:
         raise ConfigError(
@@ -266,6 +264,26 @@ def create_model(config: Config):
             f"config.data.num_classes={config.data.num_classes}."
         )
     return module
+
+
+def _check_attention(name: str, module) -> None:
+    """Raises a sentence where the implementation of attention does not run here."""
+    implementation, backend = module.attention_implementation, jax.default_backend()
+    if implementation == "cudnn" and backend != "gpu":
+        raise ConfigError(
+            f"config.model.attention_implementation='cudnn' needs an NVIDIA GPU; this is a "
+            f"{backend}. Write 'xla' or 'einsum'."
+        )
+    if implementation == "pallas" and backend == "gpu":
+        raise ConfigError(
+            "config.model.attention_implementation='pallas' is a kernel for TPUs; on a GPU write "
+            "'cudnn' or 'xla'."
+        )
+    if implementation == "pallas" and (name == "vit" or getattr(module, "attention", "") == "mhsa"):
+        raise ConfigError(
+            "config.model.attention_implementation='pallas' is for attention='mssa', where "
+            "queries, keys and values are one; write 'xla' or 'einsum'."
+        )
 
 
 def microbatches(x: Array, parts: int) -> Array:
