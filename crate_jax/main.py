@@ -12,6 +12,7 @@ launcher to start it again (130 after Ctrl-C). A mistake in the config exits wit
 
 import errno
 import itertools
+import logging as standard_logging
 import os
 import pathlib
 import runpy
@@ -208,9 +209,9 @@ def leave(code: int) -> None:
 def cli() -> None:
     """The command line: sentences for what the user can mend, tracebacks for the rest."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    logging.set_verbosity(
-        logging.FATAL
-    )  # what matters is raised here; --verbosity=0 shows the rest
+    # What matters is raised here; --verbosity=0 shows the rest.
+    logging.set_verbosity(logging.FATAL)
+    standard_logging.getLogger("asyncio").setLevel(standard_logging.CRITICAL)  # Orbax's threads'
     try:
         leave(main(parse(sys.argv)))
     except ConfigError as error:

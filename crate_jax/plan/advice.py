@@ -11,7 +11,7 @@ MARGIN = 0.95
 
 
 def advise(plan) -> list[str]:
-    """Sentences, the least costly change first; the last one says that none suffices, if so.
+    """Changes that would do, the least costly first and other recipes last, or that none does.
 
     The formula's bytes are scaled by what the compiler needed over what the formula says of the
     same setting.
@@ -37,7 +37,7 @@ def advise(plan) -> list[str]:
                 / (by_formula(plan.config, plan.topology)[2].step * changed.train.batch_size)
             )
             told.append((slower, needed, text))
-    told.sort()
+    told.sort(key=lambda change: ("another recipe" in change[2], *change[:2]))
     sentences = [
         f"{text}: about {needed / 1e9:.1f} GB a chip, {slower:.2f}x the time an image (formula)."
         for slower, needed, text in told[:4]

@@ -211,7 +211,7 @@ def _call_roll(place: Place, card: dict[str, str], timeout: float) -> None:
                     caller.settimeout(PATIENCE_SECONDS)
                     said = _receive(caller)
                     index = said.pop("index")
-                except (OSError, ValueError, KeyError):  # something that is none of ours
+                except (OSError, ValueError, KeyError, TypeError):  # none of ours
                     caller.close()
                     continue
                 callers.append(caller)

@@ -25,9 +25,12 @@ _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 def fingerprints(tree: Any) -> dict[str, int]:
     """``{path: fingerprint}`` of the arrays of a pytree, the path as ``a/b/c``."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    sums = jax.device_get([_of_leaf(leaf) for _, leaf in flat])
-    names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat)
-    return {name: int(total) for name, total in zip(names, sums, strict=True)}
+    # One after the other: many small collectives in flight can starve each other of threads where
+    # one CPU plays several devices.
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): int(jax.device_get(_of_leaf(leaf)))
+        for path, leaf in flat
+    }
 
 
 def differing(tree: Any, saved: Mapping[str, int]) -> list[str]:

@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from crate_jax import optim
@@ -13,7 +15,7 @@ from crate_jax.config import MeshConfig, resolve
 from crate_jax.sharding.mesh import create_mesh
 from crate_jax.systems.classify import Classify
 from crate_jax.train import checkpoint
-from crate_jax.train.checkpoint import CheckpointError, Checkpoints, WriteError
+from crate_jax.train.checkpoint import CheckpointError, Checkpoints, DamagedError, WriteError
 from crate_jax.train.loop import abstract_state
 
 META = {"model": {"name": "crate", "width": 16}, "digest": "abc"}
@@ -335,6 +337,83 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_read(tmp_path):
         assert checkpoints.steps() == [2, 3]
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert {"3.damaged", "4.damaged"} <= names
+
+
+def _saved(tmp_path, steps=(1, 2)):
+    """Checkpoints of a real state, the newest of which a test then damages; its files."""
+    like = _like(_system("adamw"))
+    states = {step: _random(like, seed=step) for step in steps}
+    with Checkpoints(tmp_path, keep_last=9) as checkpoints:
+        for step, state in states.items():
+            checkpoints.save(step, state, META)
+    newest = tmp_path / "checkpoints" / str(max(steps))
+    files = sorted(p for p in (newest / "state").rglob("*") if p.is_file())
+    return like, states, newest, files
+
+
+def _restored(tmp_path, like):
+    told = []
+    with Checkpoints(tmp_path, keep_last=9, report=told.append) as checkpoints:
+        step, state = checkpoints.restore_newest(like)
+    return step, state, told
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_a_flipped_bit_is_found_or_does_no_harm(place, tmp_path):
+    like, states, _, files = _saved(tmp_path)
+    draw = np.random.default_rng(place)
+    largest = max(files, key=lambda path: path.stat().st_size)
+    path = largest if place < 4 else files[draw.integers(len(files))]
+    content = bytearray(path.read_bytes())
+    content[draw.integers(len(content))] ^= 1 << draw.integers(8)
+    path.write_bytes(bytes(content))
+    step, state, told = _restored(tmp_path, like)
+    _assert_identical(state, states[step])
+    assert step == 2 or (len(told) == 1 and "damaged" in told[0])
+
+
+def test_a_changed_value_is_named_by_its_leaf(tmp_path):
+    like, states, newest, _ = _saved(tmp_path)
+    kernel = states[2].params["head"]["kernel"]
+    states[2].params["head"]["kernel"] = kernel.at[0, 0].add(1e-7)
+    with ocp.PyTreeCheckpointer() as writer:
+        writer.save(newest / "state", states[2], force=True)
+    with Checkpoints(tmp_path, keep_last=9) as checkpoints:
+        with pytest.raises(DamagedError, match="other bits than were saved: params/head/kernel$"):
+            checkpoints.restore(2, like)
+        with pytest.raises(DamagedError, match="params/head/kernel"):
+            checkpoints.restore_params(2)
+    step, state, told = _restored(tmp_path, like)
+    assert step == 1 and "params/head/kernel" in told[0]
+    _assert_identical(state, states[1])
+
+
+@pytest.mark.parametrize("what", ["truncated", "files missing", "item missing", "no fingerprints"])
+def test_what_is_not_whole_gives_way_to_the_one_before(what, tmp_path):
+    like, states, newest, files = _saved(tmp_path)
+    if what == "truncated":
+        largest = max(files, key=lambda path: path.stat().st_size)
+        largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    elif what == "files missing":
+        for path in files:
+            if path.parent == newest / "state" / "d":  # where the arrays are
+                path.unlink()
+    else:
+        shutil.rmtree(newest / ("state" if what == "item missing" else "fingerprints"))
+    step, state, told = _restored(tmp_path, like)
+    assert step == 1 and "checkpoints/2 is damaged and set aside" in told[0]
+    _assert_identical(state, states[1])
+    if what in ("truncated", "files missing"):
+        assert "params/" in told[0] or "opt_state/" in told[0] or "step" in told[0]
+    assert (newest.parent / "2.damaged").is_dir()
+
+
+def test_another_model_is_no_damage(tmp_path):
+    _saved(tmp_path)
+    other = _like(_system("adamw", {"width": 32}))
+    with pytest.raises(CheckpointError, match="another model or optimizer"):
+        _restored(tmp_path, other)
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
 
 
 def test_when_none_can_be_read_nothing_starts_over(tmp_path):

@@ -1,0 +1,104 @@
+"""Two processes of one run: one is stopped or killed, and another number of them goes on."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.survival import runs
+
+pytestmark = pytest.mark.slow
+FSDP = "--config.mesh.preset=fsdp"
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """One process with eight devices, and the records of its batches."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    runs.run(workdir, FSDP, devices=8)
+    return workdir
+
+
+def _finish(processes):
+    return [process.finish() for process in processes]
+
+
+def test_sigterm_to_one_stops_both_at_one_step_and_one_process_goes_on(alone, tmp_path):
+    """Saved by two processes of four devices, gone on with by one of eight, then by one of one."""
+    workdir = tmp_path / "run"
+    processes = runs.start_several(workdir, FSDP)
+    runs.wait_for(lambda: runs.lines(workdir) >= 5, *processes)
+    processes[1].send(signal.SIGTERM)
+    ends = _finish(processes)
+    assert [code for code, _ in ends] == [75, 75], ends
+    assert 6 <= runs.whole_checkpoints(workdir)[-1] < runs.STEPS
+    runs.run(workdir, FSDP, devices=8)
+    np.testing.assert_allclose(runs.losses(workdir), runs.losses(alone), rtol=1e-4)
+
+
+def test_a_killed_process_is_started_again_by_the_launcher(alone, tmp_path):
+    workdir = tmp_path / "run"
+    command = [
+        sys.executable, "launch/local.py", "--processes", "2", "--devices-per-process", "4",
+        "--grace", "5", "--restart-on-failure", "--", *runs.TINY, FSDP, "--workdir", str(workdir),
+    ]  # fmt: skip
+    with (tmp_path / "log").open("w") as log:
+        launcher = subprocess.Popen(
+            command, cwd=runs.ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        )
+    deadline = time.monotonic() + runs.PATIENCE
+    while runs.lines(workdir) < 6 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    found = subprocess.run(
+        ["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True, check=True
+    )
+    subprocess.run(["kill", "-KILL", found.stdout.split()[-1]], check=True)
+    assert launcher.wait(240) == 0, (tmp_path / "log").read_text()
+    np.testing.assert_allclose(runs.losses(workdir), runs.losses(alone), rtol=1e-4)
+    final, want = runs.state(workdir), runs.state(alone)
+    np.testing.assert_allclose(
+        final["params"]["head"]["kernel"], want["params"]["head"]["kernel"], rtol=1e-3, atol=1e-5
+    )
+
+
+def test_each_process_reads_its_rows_of_the_same_batches(tmp_path):
+    notes = {}
+    for name, start in {
+        "alone": lambda w, hands: [runs.Process(w, hands=hands)],
+        "two": lambda w, hands: runs.start_several(w, hands=hands, devices=1),
+    }.items():
+        directory = tmp_path / f"{name}_records"
+        directory.mkdir()
+        ends = _finish(start(tmp_path / name, [f"records:{directory}"]))
+        assert all(code == 0 for code, _ in ends), ends
+        files = sorted(directory.iterdir())
+        notes[name] = [
+            [json.loads(line)["records"] for line in f.read_text().splitlines()] for f in files
+        ]
+    (alone,) = notes["alone"]
+    first, second = notes["two"]
+    assert len(alone) == runs.STEPS
+    assert [a + b for a, b in zip(first, second, strict=True)] == alone
+
+
+def test_the_survivor_of_a_kill_ends_by_itself(tmp_path):
+    """Where no launcher watches: JAX's coordination service notices a process that is gone."""
+    workdir = tmp_path / "run"
+    processes = runs.start_several(workdir, "--config.train.steps=100000")
+    runs.wait_for(lambda: runs.lines(workdir) >= 3, *processes)
+    processes[1].send(signal.SIGKILL)
+    code, output = processes[0].finish(patience=170)
+    assert code not in (0, 1, 2), output
+
+
+def test_a_process_that_never_comes_is_named(tmp_path):
+    lone = runs.Process(
+        tmp_path / "lone", "--start_timeout=3", place=(f"localhost:{runs.free_port()}", 3, 0)
+    )
+    code, output = lone.finish()
+    assert code == 75 and "2 of 3 processes did not come within 3 s: 1, 2" in output, output
+    assert not (tmp_path / "lone").exists()
