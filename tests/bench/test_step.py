@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from crate_jax import bench, run
+from crate_jax import run
+from crate_jax.bench import step as bench
 from crate_jax.models import vit
 
 SIZES = ["--model", "vit", "--variant", "B/4", "--size", "8", "--batch", "2", "--rounds", "1"]

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageOps
 
 from crate_jax.config import DataConfig
 from crate_jax.data import transforms
@@ -16,6 +16,22 @@ def test_normalise_in_float64():
     got = transforms.normalise(PHOTO, config)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_normalise_is_the_float32_formula_to_the_bit(channels):
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(channels, axis=2)
+    mean, std = (0.485, 0.456, 0.406)[:channels], (0.229, 0.224, 0.225)[:channels]
+    scale = (1.0 / (255.0 * np.array(std, np.float32))).astype(np.float32)
+    want = levels.astype(np.float32) * scale - np.array(mean, np.float32) / np.array(
+        std, np.float32
+    )
+    for image in (levels, levels[:, ::-1], levels[3:9, 2:5]):
+        got = transforms.normalise(image, DataConfig(mean=mean, std=std, channels=channels))
+        assert got.dtype == np.float32 and got.flags.c_contiguous
+    np.testing.assert_array_equal(got, want[3:9, 2:5])
+    got = transforms.normalise(levels, DataConfig(mean=mean, std=std, channels=channels))
+    np.testing.assert_array_equal(got, want)
 
 
 def test_the_official_resize_and_crop():
@@ -71,20 +87,17 @@ def test_flips_half_of_the_time():
 
 @pytest.mark.parametrize("kind", ["timm", "torchvision"])
 def test_every_operation_keeps_shape_and_type(kind):
-    pil = Image.fromarray(PHOTO)
     assert len(OPERATIONS[kind]) == {"timm": 15, "torchvision": 14}[kind]
     for name, operation in OPERATIONS[kind].items():
         for level in (0.0, 0.5, 1.0):
-            out = operation(pil, level, -1, (1, 2, 3), Image.Resampling.NEAREST)
-            assert out.size == pil.size and out.mode == "RGB", name
+            out = operation(PHOTO, level, -1, (1, 2, 3), Image.Resampling.NEAREST)
+            assert out.shape == PHOTO.shape and out.dtype == np.uint8, name
 
 
 def test_operations_with_a_closed_form():
-    pil = Image.fromarray(PHOTO)
-
     def run(kind, name, level, sign=1):
-        out = OPERATIONS[kind][name](pil, level, sign, (7, 7, 7), Image.Resampling.NEAREST)
-        return np.asarray(out).astype(int)
+        out = OPERATIONS[kind][name](PHOTO, level, sign, (7, 7, 7), Image.Resampling.NEAREST)
+        return out.astype(int)
 
     photo = PHOTO.astype(int)
     np.testing.assert_array_equal(run("timm", "invert", 0.3), 255 - photo)
@@ -115,6 +128,48 @@ def test_operations_with_a_closed_form():
             np.testing.assert_array_equal(run(kind, name, 0.0), photo, err_msg=f"{kind} {name}")
     bright = run("torchvision", "brightness", 14 / 30)
     np.testing.assert_allclose(bright, np.minimum(photo * (1 + 0.9 * 14 / 30), 255), atol=1)
+
+
+def _enhanced(Enhancer):
+    return lambda im, v, s: Enhancer(im).enhance(max(0.1, 1 + 0.9 * v * s))
+
+
+def _solarized_add(im, v, s):
+    amount = min(128, int(110 * v))
+    return im.point([min(255, i + amount) if i < 128 else i for i in range(256)] * 3)
+
+
+PILLOWS = {
+    ("timm", "auto_contrast"): lambda im, v, s: ImageOps.autocontrast(im),
+    ("timm", "equalize"): lambda im, v, s: ImageOps.equalize(im),
+    ("timm", "color"): _enhanced(ImageEnhance.Color),
+    ("timm", "contrast"): _enhanced(ImageEnhance.Contrast),
+    ("timm", "brightness"): _enhanced(ImageEnhance.Brightness),
+    ("timm", "sharpness"): _enhanced(ImageEnhance.Sharpness),
+    ("timm", "invert"): lambda im, v, s: ImageOps.invert(im),
+    ("timm", "posterize"): lambda im, v, s: (
+        ImageOps.posterize(im, max(1, 4 - int(4 * v))) if v < 1 else im.point(lambda _: 0)
+    ),
+    ("timm", "solarize"): lambda im, v, s: ImageOps.solarize(im, 256 - min(256, int(256 * v))),
+    ("timm", "solarize_add"): _solarized_add,
+    ("torchvision", "posterize"): lambda im, v, s: ImageOps.posterize(im, 8 - round(4 * v)),
+    ("torchvision", "solarize"): lambda im, v, s: ImageOps.solarize(im, 255 * (1 - v)),
+}
+"""The operations that do not move pixels, by Pillow alone."""
+
+
+@pytest.mark.parametrize(("kind", "name"), list(PILLOWS))
+def test_operations_give_the_bytes_of_pillow(kind, name):
+    """On noise, a smooth picture of few values, one colour, and pictures a pixel or two wide."""
+    ramp = np.arange(90, 150, dtype=np.uint8)[:, None, None] + np.zeros((1, 70, 3), np.uint8)
+    ramp[..., 1] //= 3
+    one_colour = np.full((9, 9, 3), (3, 130, 250), np.uint8)
+    for image in (PHOTO, ramp, one_colour, PHOTO[:2, :2], PHOTO[:1, :7], PHOTO[:40, :1]):
+        for level in (0.0, 0.07, 0.5, 0.93, 1.0):
+            for sign in (-1, 1):
+                got = OPERATIONS[kind][name](image, level, sign, (1, 2, 3), None)
+                want = PILLOWS[kind, name](Image.fromarray(image), level, sign)
+                np.testing.assert_array_equal(got, np.asarray(want), err_msg=f"{level} {sign}")
 
 
 def test_timm_applies_an_operation_half_of_the_time():

@@ -1,6 +1,6 @@
 """Step time and memory of the ways to run one model, measured side by side.
 
-    python -m crate_jax.bench --model crate_alpha --variant B/16 --batch 4 --rounds 3
+    python -m crate_jax.bench step --model crate_alpha --variant B/16 --batch 4 --rounds 3
 
 Every way is compiled first; then the rounds go through all of them in turn, so that whatever else
 the machine does falls on all alike. Only the ratios of one run are worth comparing. Memory is what
@@ -149,7 +149,3 @@ def main(argv=None) -> int:
         with open(args.json, "w") as file:
             json.dump(rows, file, indent=2)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
