@@ -13,6 +13,7 @@ from crate_jax.train import checkpoint
 from tests.survival import runs
 
 pytestmark = pytest.mark.slow
+LONGER = 300  # steps, more than twenty lives of a few steps each get through
 PHASES = ("compiling", "stepping", "evaluating", "saving")
 
 
@@ -41,20 +42,25 @@ def test_a_second_sigterm_during_a_save_changes_nothing(whole, tmp_path):
     runs.assert_same_run(workdir, whole)
 
 
-def test_sigkill_at_twenty_random_points_loses_nothing_but_time(whole, tmp_path):
-    """From the imports on; now and then it is let live until it has gone on by itself."""
-    workdir, draw = tmp_path / "run", random.Random(0)
-    began = time.monotonic()
-    runs.run(tmp_path / "timed")
-    life = time.monotonic() - began
-    for _ in range(20):
-        process = runs.Process(workdir)
-        time.sleep(draw.uniform(0.1, life))
+def test_sigkill_at_twenty_random_points_loses_nothing_but_time(tmp_path):
+    """Every kill meets a run that is not done: one in three a start, else a step or save."""
+    longer = f"--config.train.steps={LONGER}"
+    whole, workdir, draw = tmp_path / "whole", tmp_path / "run", random.Random(0)
+    runs.run(whole, longer)
+    for kill in range(20):
+        further = runs.last_step(workdir) + draw.randint(1, 5)
+        process = runs.Process(workdir, longer)
+        if kill % 3 == 0:
+            time.sleep(draw.uniform(0.1, 5.0))  # imports, restore, compilation
+        else:
+            while runs.last_step(workdir) < further and not process.ended():
+                time.sleep(0.005)
+            time.sleep(draw.uniform(0.0, 0.1))
         process.send(signal.SIGKILL)
         code, output = process.finish()
-        assert code in (0, -signal.SIGKILL), output
-    runs.run(workdir)
-    runs.assert_same_run(workdir, whole)
+        assert code == -signal.SIGKILL and runs.last_step(workdir) < LONGER, output
+    runs.run(workdir, longer)
+    runs.assert_same_run(workdir, whole, LONGER)
 
 
 def test_a_nan_in_the_data_is_counted_and_never_reaches_the_parameters(tmp_path):

@@ -57,12 +57,16 @@ def test_a_killed_process_is_started_again_by_the_launcher(alone, tmp_path):
         ["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True, check=True
     )
     subprocess.run(["kill", "-KILL", found.stdout.split()[-1]], check=True)
-    assert launcher.wait(240) == 0, (tmp_path / "log").read_text()
+    code, output = launcher.wait(240), (tmp_path / "log").read_text()
+    assert code == 0 and "exited with 137" in output and "starting all again (1 " in output, output
     np.testing.assert_allclose(runs.losses(workdir), runs.losses(alone), rtol=1e-4)
     final, want = runs.state(workdir), runs.state(alone)
     np.testing.assert_allclose(
         final["params"]["head"]["kernel"], want["params"]["head"]["kernel"], rtol=1e-3, atol=1e-5
     )
+    accuracy = json.loads(runs.metrics(workdir).splitlines()[-1])["eval/accuracy"]
+    judged = runs.run(workdir, FSDP, "--mode=eval", devices=2)
+    assert f"{100 * accuracy:.2f} %" in judged and f"step {runs.STEPS}" in judged, judged
 
 
 def test_each_process_reads_its_rows_of_the_same_batches(tmp_path):
