@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from rich.console import Console
 
 from crate_jax import config as configs
 from crate_jax import data, models, systems
-from crate_jax.config import Config, ConfigError
+from crate_jax.config import Config, ConfigError, TrainConfig
 from crate_jax.interpret import plots, summary
 from crate_jax.plan import chips
 from crate_jax.sharding import mesh as meshes
@@ -77,9 +77,7 @@ def prepare(
     if examples is None:
         data.validate(config.data)
         examples = data.num_examples(config.data, config.data.train_split)
-    total_steps = train.steps
-    if total_steps is None:
-        total_steps = round(train.epochs * examples / train.batch_size)
+    total_steps = count_steps(train, examples)
     if total_steps < 1:
         raise ConfigError("the run has no step; raise config.train.steps or config.train.epochs.")
     steps_per_epoch = max(1, round(examples / train.batch_size))
@@ -98,11 +96,23 @@ def create_mesh(
 ) -> Mesh:
     """The config's mesh; the batch sizes of ``config.train`` that are named divide over it."""
     mesh = meshes.create_mesh(config.mesh, devices)
+    check_batches(config, mesh, batches)
+    return mesh
+
+
+def check_batches(config: Config, mesh: Mesh | AbstractMesh, batches: Sequence[str]) -> None:
+    """Raises a sentence where a batch size of ``config.train`` does not divide over the mesh."""
     for name in batches:
         parts = config.train.accumulate if name == "batch_size" else 1
         field = f"config.train.{name}" + (" / .accumulate" if parts > 1 else "")
         meshes.check_batch(mesh, getattr(config.train, name) // parts, field)
-    return mesh
+
+
+def count_steps(train: TrainConfig, examples: int | None) -> int | None:
+    """Updates of a whole run; None where that takes the size of a split that is not known."""
+    if train.steps is not None or examples is None:
+        return train.steps
+    return round(train.epochs * examples / train.batch_size)
 
 
 def system_alone(config: Config) -> System:

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from crate_jax import config as configs
-from crate_jax import models
+from crate_jax.bench.step import make_config
 from crate_jax.plan.chips import CHIPS
 from crate_jax.run import step_flops
 
@@ -23,11 +22,7 @@ VCPUS = {"v5e": (112, 4), "v6e": (180, 4), "h100": (208, 8)}
 
 def flops_an_image(model: str, variant: str, size: int) -> float:
     """FLOPs of a training step of one image."""
-    raw = configs.default()
-    raw.model = models.settings(model, variant=variant, scan_layers=True)
-    raw.data.update(image_size=size, channels=3, num_classes=1000)
-    raw.train.update(batch_size=1, steps=100)
-    return step_flops(configs.resolve(raw))
+    return step_flops(make_config(model, variant, size, 1, {"scan_layers": True}))
 
 
 def appetite(flops: float, peak: float, mfu: float, images_per_core_s: float) -> dict[str, float]:

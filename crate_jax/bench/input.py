@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import dataclasses
 import io
-import json
 import os
 import pathlib
 import statistics
@@ -33,6 +32,7 @@ from rich.table import Table
 
 from crate_jax import config as configs
 from crate_jax import data, models
+from crate_jax.bench import timing
 from crate_jax.bench.appetite import NAMES, STEPS, appetites, flops_an_image, verdicts
 from crate_jax.config import ConfigError, DataConfig
 from crate_jax.data import sources, transforms
@@ -387,10 +387,6 @@ def main(argv=None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    console = Console()
-    console.width = max(console.width, 120)
-    show(found, console)
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump(found, file, indent=2)
+    show(found, timing.wide_console(120))
+    timing.write(args.json, found)
     return 0

@@ -10,18 +10,16 @@ white-box measurement of the layers, on as many images as the step has.
 """
 
 import argparse
-import json
-import statistics
 import sys
 import time
 
 import jax
 import jax.numpy as jnp
-from rich.console import Console
 from rich.table import Table
 
 from crate_jax import config as configs
 from crate_jax import models
+from crate_jax.bench import timing
 from crate_jax.config import Config, ConfigError
 from crate_jax.run import step_flops, system_alone
 
@@ -50,11 +48,16 @@ def make_config(name: str, variant: str, size: int, batch: int, overrides: dict)
     return configs.resolve(raw)
 
 
+def make_batch(config: Config) -> dict[str, jax.Array]:
+    """Random images, each of its own class."""
+    batch, size = config.train.batch_size, config.data.image_size
+    image = jax.random.normal(jax.random.key(1), (batch, size, size, config.data.channels))
+    return {"image": image, "label": jnp.arange(batch, dtype=jnp.int32)}
+
+
 def make_step(config: Config):
     """A system and its compiled training step, with a state and a batch to run it on."""
-    system, batch, size = system_alone(config), config.train.batch_size, config.data.image_size
-    image = jax.random.normal(jax.random.key(1), (batch, size, size, config.data.channels))
-    data = {"image": image, "label": jnp.arange(batch, dtype=jnp.int32)}
+    system, data = system_alone(config), make_batch(config)
     state = jax.jit(system.init)(jax.random.key(0), data)
     step = jax.jit(system.step, donate_argnums=0)
     start = time.perf_counter()
@@ -81,26 +84,11 @@ def measure(args) -> dict[str, dict[str, float]]:
             "temporary_gib": memory.temp_size_in_bytes / 2**30,
             "peak_gib": peak / 2**30,
         }
-        runs[way] = (step, state, data)
-    layers = jax.jit(system.measure)
-    jax.block_until_ready(layers(state.params, data))
-
-    seconds = {way: [] for way in [*args.ways, MEASURING]}
-    for r in range(args.rounds + 1):  # the first round warms up
-        for way in args.ways:
-            step, state, data = runs[way]
-            start = time.perf_counter()
-            state, metrics = step(state, data, jax.random.key(r))
-            jax.block_until_ready((state, metrics))
-            runs[way] = (step, state, data)
-            if r:
-                seconds[way].append(time.perf_counter() - start)
-        start = time.perf_counter()
-        jax.block_until_ready(layers(state.params, data))
-        if r:
-            seconds[MEASURING].append(time.perf_counter() - start)
-    for way, times in seconds.items():
-        rows.setdefault(way, {})["step_s"] = statistics.median(times)
+        runs[way] = timing.Stepping(step, state, data, jax.random.key(0))
+    layers, last = jax.jit(system.measure), runs[way]
+    measuring = {MEASURING: lambda: layers(last.state.params, data)}
+    for way, seconds in timing.alternate(runs | measuring, args.rounds).items():
+        rows.setdefault(way, {})["step_s"] = seconds
     for way in args.ways:
         rows[way]["images_per_s"] = args.batch / rows[way]["step_s"]
         rows[way]["gflops_per_s"] = flops / rows[way]["step_s"] / 1e9
@@ -116,8 +104,7 @@ def show(rows: dict[str, dict[str, float]], title: str) -> None:
     for way, row in rows.items():
         cells = (f"{row[c]:.3g}" if c in row else "" for c in columns)
         table.add_row(way, f"{row['step_s'] / first:.2f}", *cells)
-    console = Console()
-    console.width = max(console.width, 110)
+    console = timing.wide_console()
     console.print(table)
     share = rows[MEASURING]["step_s"] / first / EVALUATION_INTERVAL
     console.print(
@@ -145,7 +132,5 @@ def main(argv=None) -> int:
     device = jax.devices()[0]
     title = f"{args.model} {args.variant}, {args.size} px, batch {args.batch}, {device.device_kind}"
     show(rows, title)
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump(rows, file, indent=2)
+    timing.write(args.json, rows)
     return 0

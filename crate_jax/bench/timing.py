@@ -13,6 +13,17 @@ from rich.table import Table
 WIDTH = 110
 
 
+class Stepping:
+    """A training step, compiled or to be, and the state that it hands on and consumes."""
+
+    def __init__(self, step: Callable, state, *args):
+        self._step, self.state, self._args = step, state, args
+
+    def __call__(self):
+        self.state, out = self._step(self.state, *self._args)
+        return self.state, out
+
+
 def alternate(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds of each way, over rounds that go through all in turn; one more warms up.
 
@@ -45,6 +56,13 @@ def copy_rate(size: int = 2**25) -> float:
     return 2 * x.nbytes / alternate({"pass": lambda: scaled(x)}, 5)["pass"]
 
 
+def wide_console(width: int = WIDTH) -> Console:
+    """A console on which a table is not folded."""
+    console = Console()
+    console.width = max(console.width, width)
+    return console
+
+
 def show(rows: Mapping[str, Mapping[str, float]], title: str, note: str = "") -> None:
     """Prints rows of ``seconds`` and, where there is one, ``predicted`` seconds.
 
@@ -58,8 +76,7 @@ def show(rows: Mapping[str, Mapping[str, float]], title: str, note: str = "") ->
             predicted = f"{row['predicted'] / first['predicted']:.2f}"
         ratio = f"{row['seconds'] / first['seconds']:.2f}"
         table.add_row(name, f"{row['seconds']:.4g}", ratio, predicted)
-    console = Console()
-    console.width = max(console.width, WIDTH)
+    console = wide_console()
     console.print(table)
     if note:
         console.print(note)

@@ -22,6 +22,7 @@ def advise(plan) -> list[str]:
     scale = plan.needed / plan.estimated.total
     limit = MARGIN * (plan.out_of_memory and plan.out_of_memory.available or plan.capacity)
     told, least = [], None
+    an_image = by_formula(plan.config, plan.topology)[2].step / plan.config.train.batch_size
     for text, changed in changes(plan.config, plan.mesh):
         try:
             needs, _, bounds = by_formula(changed, plan.topology)
@@ -31,11 +32,7 @@ def advise(plan) -> list[str]:
         if least is None or needed < least[0]:
             least = (needed, text)
         if needed <= limit:
-            slower = (
-                bounds.step
-                * plan.config.train.batch_size
-                / (by_formula(plan.config, plan.topology)[2].step * changed.train.batch_size)
-            )
+            slower = bounds.step / changed.train.batch_size / an_image
             told.append((slower, needed, text))
     told.sort(key=lambda change: ("another recipe" in change[2], *change[:2]))
     sentences = [

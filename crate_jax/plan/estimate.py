@@ -24,7 +24,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
 from crate_jax.config import Config
-from crate_jax.plan.hlo import Collective
+from crate_jax.plan.collectives import Collective
 from crate_jax.run import example_batch, step_flops, system_alone
 from crate_jax.sharding import mesh as meshes
 from crate_jax.sharding import rules

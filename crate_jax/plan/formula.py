@@ -6,6 +6,7 @@ from crate_jax.config import Config
 from crate_jax.plan import estimate
 from crate_jax.plan.roofline import Place, Roofline, Work, roofline
 from crate_jax.plan.topology import Topology
+from crate_jax.run import check_batches
 from crate_jax.sharding import mesh as meshes
 
 
@@ -28,8 +29,14 @@ def lay_out(config: Config, topology: Topology) -> tuple[Mesh | AbstractMesh, li
 
 def by_formula(config: Config, topology: Topology) -> tuple[estimate.Memory, Work, Roofline]:
     """Memory, work and bounds without a compile."""
-    mesh, places = lay_out(config, topology)
-    check_batch(config, mesh)
+    return on_mesh(config, topology, *lay_out(config, topology))
+
+
+def on_mesh(
+    config: Config, topology: Topology, mesh: Mesh | AbstractMesh, places: list[Place]
+) -> tuple[estimate.Memory, Work, Roofline]:
+    """:func:`by_formula`, with what :func:`lay_out` gave."""
+    check_batches(config, mesh, ("batch_size",))
     facts = estimate.traced(config)
     needs = estimate.memory(config, mesh, facts)
     work = Work(
@@ -38,10 +45,3 @@ def by_formula(config: Config, topology: Topology) -> tuple[estimate.Memory, Wor
         estimate.collectives(config, mesh, needs, facts),
     )
     return needs, work, roofline(work, topology.chip, topology.shape, places)
-
-
-def check_batch(config: Config, mesh: Mesh | AbstractMesh) -> None:
-    """Raises a sentence where the training batch does not divide over the mesh."""
-    parts = config.train.accumulate
-    field = "config.train.batch_size" + (" / .accumulate" if parts > 1 else "")
-    meshes.check_batch(mesh, config.train.batch_size // parts, field)

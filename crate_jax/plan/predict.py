@@ -9,9 +9,10 @@ from crate_jax import run as runs
 from crate_jax.config import Config
 from crate_jax.interpret import summary
 from crate_jax.plan import compile as compiling
-from crate_jax.plan import estimate, hlo, length
+from crate_jax.plan import estimate, length
 from crate_jax.plan.advice import advise
-from crate_jax.plan.formula import by_formula, lay_out
+from crate_jax.plan.collectives import Collective, mesh_axes
+from crate_jax.plan.formula import lay_out, on_mesh
 from crate_jax.plan.roofline import Roofline, Work, exposed_seconds, roofline, seconds
 from crate_jax.plan.topology import Topology
 
@@ -165,9 +166,9 @@ class Plan:
             out["compiler"] = {"out_of_memory": str(self.out_of_memory)}
         return out
 
-    def axes(self, collective: hlo.Collective) -> tuple[str, ...]:
+    def axes(self, collective: Collective) -> tuple[str, ...]:
         """The mesh axes over which a collective runs."""
-        return hlo.mesh_axes(collective.devices, self.mesh)
+        return mesh_axes(collective.devices, self.mesh)
 
 
 def setting(config: Config) -> dict[str, Any]:
@@ -190,15 +191,13 @@ def make(config: Config, topology: Topology, examples: int | None = None) -> Pla
       ConfigError: a sentence about what cannot be.
     """
     count, source = length.examples(config, examples)
-    needs, work, bounds = by_formula(config, topology)
-    facts = estimate.traced(config)
     mesh, places = lay_out(config, topology)
+    needs, work, bounds = on_mesh(config, topology, mesh, places)
+    facts = estimate.traced(config)
     chip = topology.chip
     compiled = refused = compiler_step = None
     kernel_seconds = 0.0
-    total_steps = config.train.steps
-    if total_steps is None and count is not None:
-        total_steps = round(config.train.epochs * count / config.train.batch_size)
+    total_steps = runs.count_steps(config.train, count)
     if chip.kind == "tpu":
         run = runs.prepare(config, count or runs.ANY_LENGTH, mesh.devices.flatten().tolist())
         run = dataclasses.replace(run, mesh=mesh)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from crate_jax.plan.hlo import Collective
+from crate_jax.plan.collectives import Collective
 from crate_jax.plan.predict import Plan, setting
 
 WIDTH = 100

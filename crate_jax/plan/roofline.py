@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from crate_jax.plan.chips import Chip
-from crate_jax.plan.hlo import Collective
+from crate_jax.plan.collectives import Collective
 
 Place = tuple[int, tuple[int, ...]]
 """Slice (or node) of a device, and its coordinates on the torus."""

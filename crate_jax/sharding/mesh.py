@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from crate_jax.config import ConfigError, MeshConfig, nearest
 
@@ -94,12 +94,12 @@ def _listed(sizes: Mapping[str, int]) -> str:
     return ", ".join(f"{axis}={n}" for axis, n in sizes.items()) or "nothing else"
 
 
-def batch_shards(mesh: Mesh) -> int:
+def batch_shards(mesh: Mesh | AbstractMesh) -> int:
     """Into how many parts a batch is split."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def check_batch(mesh: Mesh, batch_size: int, field: str) -> None:
+def check_batch(mesh: Mesh | AbstractMesh, batch_size: int, field: str) -> None:
     """Raises a sentence where a batch does not divide over the mesh; ``field`` names it."""
     shards = batch_shards(mesh)
     if batch_size % shards:

@@ -5,6 +5,8 @@ A rule gives the last axes of a leaf names (``embed`` for the width, ``heads``, 
 whole, and so does an axis that its mesh axis does not divide.
 """
 
+from typing import Any
+
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -54,6 +56,16 @@ def rule(path: str) -> tuple[str | None, ...] | None:
     return RULES.get(f"{parent}/{name}", RULES.get(name))
 
 
+def name_of(path: tuple) -> str:
+    """The place of a leaf in a pytree as ``a/b/c``."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def named_leaves(tree) -> dict[str, Any]:
+    """The leaves of a pytree by their places, ``{"a/b/c": leaf}``."""
+    return {name_of(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def shardings(mesh: Mesh, tree):
     """The sharding of every leaf of a state, its optimizer's moments and averages included.
 
@@ -66,7 +78,7 @@ def shardings(mesh: Mesh, tree):
     """
 
     def of(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = name_of(path)
         names = rule(name) or ()
         parts = name.split("/")
         axes = leaf.ndim - ("blocks" in parts)  # without that of stacked layers

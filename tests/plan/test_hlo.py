@@ -4,7 +4,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from crate_jax.plan import hlo
+from crate_jax.plan import collectives, hlo
 
 MESH = {"slice": 1, "data": 2, "fsdp": 4, "tensor": 1}
 
@@ -93,8 +93,8 @@ def test_a_loop_without_a_stated_count_is_counted_from_its_condition():
     assert module.times == {"main": 1, "body": 5}  # 1, 3, 5, 7, 9
     assert not module.unknown_loops
     (found,) = module.collectives
-    assert found == hlo.Collective("all-reduce", (0, 4), 4000, 5, asynchronous=False)
-    assert hlo.mesh_axes(found.devices, MESH) == ("data",)
+    assert found == collectives.Collective("all-reduce", (0, 4), 4000, 5, asynchronous=False)
+    assert collectives.mesh_axes(found.devices, MESH) == ("data",)
     assert module.cycles == 5 * 50
 
 
@@ -108,10 +108,12 @@ def test_a_loop_whose_count_cannot_be_read_counts_once_and_is_named():
 def test_collectives_that_the_compiler_cut_up_or_fused_count_once():
     module = hlo.Module(FUSED)
     gather, scatter, permute = module.collectives
-    assert gather == hlo.Collective("all-gather", (0, 1, 2, 3), 32 * 16 * 2, 1, asynchronous=True)
-    assert scatter == hlo.Collective("reduce-scatter", (0, 1, 2, 3), 64 * 4 * 4, 1, False)
+    assert gather == collectives.Collective(
+        "all-gather", (0, 1, 2, 3), 32 * 16 * 2, 1, asynchronous=True
+    )
+    assert scatter == collectives.Collective("reduce-scatter", (0, 1, 2, 3), 64 * 4 * 4, 1, False)
     assert permute.devices == (1, 5)
-    assert [hlo.mesh_axes(c.devices, MESH) for c in module.collectives] == [
+    assert [collectives.mesh_axes(c.devices, MESH) for c in module.collectives] == [
         ("fsdp",), ("fsdp",), ("data",),
     ]  # fmt: skip
     assert module.kernels == [hlo.Kernel("tpu_custom_call", 2 * 16 * 4 * 4, 1)]
@@ -132,7 +134,7 @@ def test_collectives_that_the_compiler_cut_up_or_fused_count_once():
 )
 def test_groups_in_every_notation(groups, devices):
     line = f"  %r = f32[4]{{0}} all-reduce(%x), replica_groups={groups}, to_apply=%add"
-    assert hlo._group(hlo._parse(line)) == devices
+    assert collectives.first_group(hlo._parse(line).attributes) == devices
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,7 @@ def test_what_eight_devices_say_to_each_other_by_closed_form():
     moved = sum(c.bytes * c.count for c in module.collectives)
     assert moved == depth * width * width * 4  # the gradient, summed over all eight
     assert {c.kind for c in module.collectives} == {"all-reduce"}
-    assert {hlo.mesh_axes(c.devices, dict(mesh.shape)) for c in module.collectives} == {
+    assert {collectives.mesh_axes(c.devices, dict(mesh.shape)) for c in module.collectives} == {
         ("data", "fsdp")
     }
 

@@ -1,7 +1,7 @@
 import pytest
 
 from crate_jax.plan.chips import CHIPS
-from crate_jax.plan.hlo import Collective
+from crate_jax.plan.collectives import Collective
 from crate_jax.plan.roofline import Work, links, roofline, seconds
 
 V5E, V5P, H100 = CHIPS["v5e"], CHIPS["v5p"], CHIPS["h100"]

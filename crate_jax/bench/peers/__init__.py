@@ -9,6 +9,7 @@ Predicted of a plain port on a CPU: as ours, since the products are the same.
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -20,11 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from crate_jax import config as configs
-from crate_jax import models
-from crate_jax.bench import timing
+from crate_jax.bench import step, timing
 from crate_jax.bench.peers import plain
-from crate_jax.config import ConfigError
+from crate_jax.config import Config, ConfigError
 from crate_jax.run import system_alone
 
 LEARNING_RATE = 1e-5
@@ -33,18 +32,6 @@ OURS = {
     "ours, scan": {"scan_layers": True},
     "ours, remat attention": {"remat": "attention"},
 }
-
-
-class Stepping:
-    """A compiled step of ours or of the plain port, and the state that it hands on."""
-
-    def __init__(self, step, state, *args):
-        self._step = jax.jit(step, donate_argnums=0)
-        self._state, self._args = state, args
-
-    def __call__(self):
-        self._state, out = self._step(self._state, *self._args)
-        return self._state, out
 
 
 class Torch:
@@ -74,46 +61,37 @@ class Torch:
         self._process.wait()
 
 
-def make_system(args, overrides: dict):
-    """Our task, on random images."""
-    raw = configs.default()
-    raw.model = models.settings(args.family, variant=args.variant, **overrides)
-    raw.data.update(image_size=args.size, channels=3, num_classes=1000)
-    raw.optimizer.update(name="adamw", learning_rate=LEARNING_RATE)
-    raw.train.update(batch_size=args.batch, steps=100)
-    return system_alone(configs.resolve(raw))
-
-
-def make_batch(args) -> dict[str, jax.Array]:
-    """Random images of as many classes."""
-    shape = (args.batch, args.size, args.size, 3)
-    return {
-        "image": jax.random.normal(jax.random.key(1), shape),
-        "label": jnp.arange(args.batch, dtype=jnp.int32),
-    }
+def make_config(args, overrides: dict) -> Config:
+    """The bench's, with the peers' optimizer."""
+    config = step.make_config(args.family, args.variant, args.size, args.batch, overrides)
+    optimizer = dataclasses.replace(config.optimizer, name="adamw", learning_rate=LEARNING_RATE)
+    return dataclasses.replace(config, optimizer=optimizer)
 
 
 def measure(args) -> dict[str, dict[str, float]]:
     """Seconds a step, and the loss of the common weights, by peer."""
-    system, batch = make_system(args, {}), make_batch(args)
+    config = make_config(args, {})
+    system, batch = system_alone(config), step.make_batch(config)
     params = jax.jit(system.init)(jax.random.key(0), batch).params
     module = system.module
     sizes = {
         "width": module.width, "depth": module.depth, "heads": module.heads, "patch": module.patch,
     }  # fmt: skip
     port = plain.Plain(args.family, **sizes)
-    loss, init, step = plain.make_step(port, LEARNING_RATE)
+    loss, init, port_step = plain.make_step(port, LEARNING_RATE)
     logits = system.forward(params, batch)
     ours = plain.mean_loss(logits, batch["label"])
     rows = {name: {"loss": float(ours)} for name in OURS}
     rows["plain Flax port"] = {"loss": float(jax.jit(loss)(params, batch))}
     runs = {}
     for name, overrides in OURS.items():
-        way = make_system(args, overrides)
+        way = system_alone(make_config(args, overrides))
         state = jax.jit(way.init)(jax.random.key(0), batch)
-        runs[name] = Stepping(way.step, state, batch, jax.random.key(3))
+        compiled = jax.jit(way.step, donate_argnums=0)
+        runs[name] = timing.Stepping(compiled, state, batch, jax.random.key(3))
     state = jax.jit(init)(jax.tree.map(jnp.copy, params))
-    runs["plain Flax port"] = Stepping(step, state, batch)
+    compiled = jax.jit(port_step, donate_argnums=0)
+    runs["plain Flax port"] = timing.Stepping(compiled, state, batch)
     with contextlib.ExitStack() as stack:
         if args.torch_python:
             directory = stack.enter_context(tempfile.TemporaryDirectory())
