@@ -23,9 +23,14 @@ class ConfigError(ValueError):
     """What is wrong with a config, where, and what to write instead."""
 
 
-def _beyond_digest(default):
-    """A field that changes how a run is carried out, or when it gives up, and no number."""
-    return dataclasses.field(default=default, metadata={"digest": False})
+def beyond_digest(default, *, per_host: bool = False):
+    """A field that changes how a run is carried out, or when it gives up, and no number.
+
+    Args:
+      default: of the field.
+      per_host: whether the processes of one run may each have their own.
+    """
+    return dataclasses.field(default=default, metadata={"digest": False, "per_host": per_host})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +66,7 @@ class DataConfig:
     """
 
     source: str = "digits"
-    data_dir: str | None = _beyond_digest(None)
+    data_dir: str | None = beyond_digest(None, per_host=True)
     train_split: str = "train"
     eval_split: str = "test"
     num_classes: int = 10
@@ -80,8 +85,8 @@ class DataConfig:
     eval_resize: str = "square"
     eval_resize_size: int = 256
     eval_interpolation: str = "bilinear"
-    on_bad_image: str = _beyond_digest("fail")
-    workers: int = _beyond_digest(0)
+    on_bad_image: str = beyond_digest("fail")
+    workers: int = beyond_digest(0, per_host=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,18 +201,18 @@ class TrainConfig:
     epochs: float | None = None
     accumulate: int = 1
     ema_decay: float = 0.0
-    eval_every: int = _beyond_digest(0)
-    checkpoint_every: int = _beyond_digest(0)
-    log_every: int = _beyond_digest(10)
+    eval_every: int = beyond_digest(0)
+    checkpoint_every: int = beyond_digest(0)
+    log_every: int = beyond_digest(10)
     eval_batch_size: int = 256
     measure_batch: int = 64
     init_from: str | None = None
     init_checkpoint: str = "latest"
     init_skip: tuple[str, ...] = ()
-    max_bad_steps: int = _beyond_digest(5)
-    keep_last: int = _beyond_digest(2)
-    keep_best: int = _beyond_digest(1)
-    best_metric: str = _beyond_digest("eval/accuracy")
+    max_bad_steps: int = beyond_digest(5)
+    keep_last: int = beyond_digest(2)
+    keep_best: int = beyond_digest(1)
+    best_metric: str = beyond_digest("eval/accuracy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,13 +256,13 @@ class Config:
     classify: ClassifyConfig = dataclasses.field(default_factory=ClassifyConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig, metadata={"digest": False})
-    profile: bool = _beyond_digest(False)
-    debug_nans: bool = _beyond_digest(False)
+    profile: bool = beyond_digest(False)
+    debug_nans: bool = beyond_digest(False)
 
 
 def default() -> ml_collections.ConfigDict:
     """Every key with its default, for a config file to change; optional ones are placeholders."""
-    return _to_config_dict(Config())
+    return to_config_dict(Config())
 
 
 def _optional_type(annotation):
@@ -269,13 +274,14 @@ def _optional_type(annotation):
     return None
 
 
-def _to_config_dict(section) -> ml_collections.ConfigDict:
+def to_config_dict(section) -> ml_collections.ConfigDict:
+    """The ConfigDict of a dataclass; an optional field that is None becomes a placeholder."""
     out = ml_collections.ConfigDict()
     hints = typing.get_type_hints(type(section))
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         if dataclasses.is_dataclass(value):
-            value = _to_config_dict(value)
+            value = to_config_dict(value)
         elif isinstance(value, Mapping):
             value = ml_collections.ConfigDict(dict(value))
         elif value is None:
@@ -291,7 +297,7 @@ def resolve(raw: ml_collections.ConfigDict | Mapping) -> Config:
       ConfigError: on an unknown key, a value of the wrong type, or settings that contradict.
     """
     plain = raw.to_dict() if isinstance(raw, ml_collections.ConfigDict) else dict(raw)
-    config = _section(Config, plain, "config")
+    config = section(Config, plain, "config")
     _check(config)
     return config
 
@@ -304,7 +310,17 @@ def nearest(name: str, valid) -> str:
     return f"{hint} Valid: {', '.join(valid)}."
 
 
-def _section(cls, plain: Mapping, path: str):
+def section(cls, plain: Mapping, path: str):
+    """An instance of the dataclass ``cls`` from a plain dict.
+
+    Args:
+      cls: a frozen dataclass; fields may be dataclasses themselves.
+      plain: its fields by name; those left out keep their defaults.
+      path: how an error names the section, ``config.train`` say.
+
+    Raises:
+      ConfigError: on an unknown key, with the nearest valid one, or a value of the wrong type.
+    """
     if not isinstance(plain, Mapping):
         raise ConfigError(f"{path} is a section of settings; got {plain!r}.")
     hints = typing.get_type_hints(cls)
@@ -316,7 +332,7 @@ def _section(cls, plain: Mapping, path: str):
 
 def _value(annotation, value, path: str):
     if dataclasses.is_dataclass(annotation):
-        return _section(annotation, value, path)
+        return section(annotation, value, path)
     optional = _optional_type(annotation)
     if optional is not None:
         return None if value is None else _value(optional, value, path)
@@ -426,13 +442,33 @@ def differences(old: Mapping, new: Mapping, path: str = "config") -> list[str]:
     return lines
 
 
-def numeric_part(config: Config) -> dict:
-    """The part of a config that decides its numbers, as a plain dict."""
+def numeric_part(config) -> dict:
+    """The part of a config, or of a study's settings, that decides its numbers, as a plain dict."""
+    return _part(config, lambda metadata: metadata.get("digest", True))
+
+
+def common_settings(config) -> dict[str, str]:
+    """The settings that all processes of a run must share, ``{"config.train.steps": "800"}``."""
+    flat = {}
+
+    def spread(value, path):
+        if isinstance(value, Mapping) and value:
+            for key, part in value.items():
+                spread(part, f"{path}.{key}")
+        else:
+            flat[path] = json.dumps(value)
+
+    spread(_part(config, lambda metadata: not metadata.get("per_host", False)), "config")
+    return flat
+
+
+def _part(config, wanted) -> dict:
+    """The fields, nested, whose metadata is ``wanted``, as a plain dict."""
 
     def keep(section):
         out = {}
         for field in dataclasses.fields(section):
-            if field.metadata.get("digest", True):
+            if wanted(field.metadata):
                 value = getattr(section, field.name)
                 out[field.name] = keep(value) if dataclasses.is_dataclass(value) else value
         return out
@@ -440,7 +476,7 @@ def numeric_part(config: Config) -> dict:
     return json.loads(json.dumps(keep(config)))
 
 
-def digest(config: Config) -> str:
+def digest(config) -> str:
     """Twelve hex digits that name the numbers of a run."""
     text = json.dumps(numeric_part(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

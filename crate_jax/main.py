@@ -1,9 +1,11 @@
-"""Trains, evaluates or shows a run.
+"""Trains, evaluates or shows a run, or carries out a study.
 
     python -m crate_jax.main --config configs/quickstart.py --workdir runs/quickstart
     python -m crate_jax.main --config FILE:ARGUMENT --workdir D --config.optimizer.name=sgd
     python -m crate_jax.main --config FILE --workdir D --mode=eval --step=best
     python -m crate_jax.main --config FILE --mode=show
+
+A config file of ``crate_jax.studies`` is carried out by the same command, and may be shown.
 
 Started again on the same workdir, a run goes on where it stopped, bit for bit; a workdir that holds
 another config is refused. A run that SIGTERM stops saves first and exits with 75, which asks a
@@ -12,11 +14,14 @@ launcher to start it again (130 after Ctrl-C). A mistake in the config exits wit
 
 import errno
 import itertools
+import json
 import logging as standard_logging
 import os
 import pathlib
 import runpy
+import signal
 import sys
+import time
 import traceback
 
 import jax
@@ -25,12 +30,14 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
 from crate_jax import config as configs
-from crate_jax import run
+from crate_jax import run, studies
 from crate_jax.config import Config, ConfigError
 from crate_jax.interpret import summary
 from crate_jax.sharding import processes
-from crate_jax.train.checkpoint import DamagedError, WriteError
-from crate_jax.train.preemption import EXIT_INTERRUPTED, EXIT_RESUME
+from crate_jax.train import workdir as workdirs
+from crate_jax.train.checkpoint import WriteError
+from crate_jax.train.preemption import EXIT_RESUME
+from crate_jax.train.reading import DamagedError, ReadError
 from crate_jax.train.readout import NonFiniteError
 
 config_flags.DEFINE_config_file("config", help_string="config file, FILE or FILE:ARGUMENT")
@@ -107,8 +114,8 @@ EITHER = (
 """Pairs of settings of which one is in force, and what the other then is."""
 
 
-def read_config() -> Config:
-    """The config of the flags, resolved.
+def read_config():
+    """The config of the flags, resolved: a :class:`Config`, or the settings of a study.
 
     Where the command line names another optimizer than the file, the hyperparameters that the file
     set for its own are forgotten; learning rate, decay and clip stay, and what the command line
@@ -118,6 +125,8 @@ def read_config() -> Config:
     if flag.value is None:
         raise ConfigError("--config is not given; write --config configs/quickstart.py, say.")
     raw, given = flag.value, config_flags.get_override_values(flag)
+    if "study" in raw:
+        return studies.resolve(raw)
     for section, a, b, off in EITHER:
         for one, other in ((a, b), (b, a)):
             if f"{section}.{one}" in given and f"{section}.{other}" not in given:
@@ -131,7 +140,7 @@ def read_config() -> Config:
     return configs.resolve(raw)
 
 
-def start_processes(config: Config) -> None:
+def start_processes(config) -> None:
     """Starts ``jax.distributed`` where this is one process of several."""
     if DISTRIBUTED.value == "off":
         return
@@ -139,7 +148,8 @@ def start_processes(config: Config) -> None:
         COORDINATOR.value, PROCESSES.value, PROCESS.value, timeout=START_TIMEOUT.value
     )
     if place is not None:
-        card = processes.make_card(config=configs.digest(config), mode=MODE.value, step=STEP.value)
+        settings = configs.common_settings(config)
+        card = processes.make_card(**settings, mode=MODE.value, step=STEP.value)
         processes.start(place, card, timeout=START_TIMEOUT.value)
     elif DISTRIBUTED.value == "on":
         raise ConfigError(
@@ -156,12 +166,18 @@ def main(argv) -> int:
     if MODE.value != "show":
         start_processes(config)
     console = Console(quiet=jax.process_index() > 0)
+    is_study = not isinstance(config, Config)
     if MODE.value == "show":
-        run.show(config, console)
+        show_study(config, console) if is_study else run.show(config, console)
         return 0
     if WORKDIR.value is None:
         raise ConfigError("--workdir is not given; write --workdir runs/NAME.")
     workdir = pathlib.Path(WORKDIR.value).absolute()
+    if is_study:
+        if MODE.value == "eval":
+            raise ConfigError("a study has no --mode=eval: its run ends in its tables and figures.")
+        workdirs.claim(workdir, config)
+        return studies.run(config, workdir, console)
     if MODE.value == "eval":
         step, evaluator = run.evaluate(config, workdir, STEP.value)
         report(console, evaluator.metrics, evaluator.layers, {"checkpoint": f"step {step}"})
@@ -172,6 +188,12 @@ def main(argv) -> int:
         return result.exit_code
     report(console, result.metrics, result.layers, facts_of(result) | {"files": str(workdir)})
     return 0
+
+
+def show_study(settings, console: Console) -> None:
+    """Prints the resolved settings of a study."""
+    console.print_json(json.dumps(configs.as_dict(settings)))
+    console.print(summary.facts(study=settings.study, digest=configs.digest(settings)))
 
 
 def facts_of(result) -> dict[str, str]:
@@ -197,13 +219,24 @@ def report(console: Console, metrics, layers, rows) -> None:
         console.print(summary.layers_chart(layers))
 
 
-def leave(code: int) -> None:
-    """Exits; where one of several processes gives up alone, without waiting for the others."""
-    if code not in (0, EXIT_RESUME, EXIT_INTERRUPTED) and jax.distributed.is_initialized():
+LAST_SECONDS = 3.0
+"""What process 0, whose end aborts the others, leaves them to exit with codes of their own."""
+
+
+def leave(code: int, *, together: bool = False) -> None:
+    """Exits; where a process gives up, which others may not do, without waiting for them."""
+    if not together and jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
+        if jax.process_index() == 0:
+            time.sleep(LAST_SECONDS)
         os._exit(code)
     sys.exit(code)
+
+
+def stop_early(*_) -> None:
+    """What SIGTERM does before the loop takes it over: nothing is begun, so nothing is lost."""
+    raise SystemExit(EXIT_RESUME)
 
 
 def cli() -> None:
@@ -212,18 +245,25 @@ def cli() -> None:
     # What matters is raised here; --verbosity=0 shows the rest.
     logging.set_verbosity(logging.FATAL)
     standard_logging.getLogger("asyncio").setLevel(standard_logging.CRITICAL)  # Orbax's threads'
+    signal.signal(signal.SIGTERM, stop_early)
     try:
-        leave(main(parse(sys.argv)))
+        leave(main(parse(sys.argv)), together=True)
     except ConfigError as error:
         console.print(str(error), markup=False)
         leave(2)
-    except (NonFiniteError, WriteError, DamagedError) as error:
+    except (NonFiniteError, WriteError, ReadError, DamagedError) as error:
         console.print(str(error), markup=False)
         leave(1)
     except processes.StartError as error:
         console.print(str(error), markup=False)
         leave(EXIT_RESUME)
     except Exception as error:
+        if processes.has_lost_another(error):
+            console.print(
+                "Another process of this run has ended; its own log says why. Start all again with "
+                "the same command: the run goes on from its newest checkpoint.",
+            )
+            leave(EXIT_RESUME)
         if isinstance(error, OSError) and error.errno in FULL:
             console.print(
                 f"{error.filename or 'the workdir'} cannot be written: {error.strerror}. Free "

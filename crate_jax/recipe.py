@@ -15,12 +15,20 @@ def parse_arg(arg: str | None, **defaults) -> SimpleNamespace:
     Args:
       arg: what follows the colon of ``--config FILE:ARG``.
       **defaults: every argument of the file, with its default; the default's type is kept. All
-        files have ``smoke`` and ``debug_nans``, see :func:`finish`.
+        files of runs have ``smoke`` and ``debug_nans``, see :func:`finish`.
 
     Raises:
       ConfigError: on an unknown argument, or a value of the wrong type.
     """
-    values = {"smoke": False, "debug_nans": False} | defaults
+    return _parse(arg, {"smoke": False, "debug_nans": False} | defaults)
+
+
+def parse_study_arg(arg: str | None, **defaults) -> SimpleNamespace:
+    """As :func:`parse_arg`, for the file of a study: all have ``smoke``."""
+    return _parse(arg, {"smoke": False} | defaults)
+
+
+def _parse(arg: str | None, values: dict) -> SimpleNamespace:
     for item in filter(None, (arg or "").split(",")):
         key, equals, text = item.partition("=")
         if key not in values:

@@ -17,7 +17,7 @@ from crate_jax.interpret import plots, summary
 from crate_jax.plan import chips
 from crate_jax.sharding import mesh as meshes
 from crate_jax.sharding import place, processes, rules
-from crate_jax.train import checkpoint, flops, loop
+from crate_jax.train import checkpoint, flops, loop, reading
 from crate_jax.train import workdir as workdirs
 from crate_jax.train.data import Data
 from crate_jax.train.evaluation import Evaluator
@@ -149,11 +149,13 @@ def train(config: Config, workdir: pathlib.Path, console: Console | None = None)
     On several processes each calls this with the same config, and process 0 with the console.
     """
 
+    begun = processes.of_first([checkpoint.exists(workdir)]) == [True]
+
     def look():
         run = prepare(config)
-        return run, _start(run, workdir, console)
+        return run, (lambda state: state) if begun else _start(run, console)
 
-    run, start_from = processes.together(look)
+    run, start_from = processes.together(look, (ConfigError, *reading.ERRORS))
     workdirs.claim(workdir, config)
     peak = chips.peak_flops(jax.devices()[0].device_kind, config.model.get("dtype"))
     result = loop.run(
@@ -168,10 +170,10 @@ def train(config: Config, workdir: pathlib.Path, console: Console | None = None)
     return result
 
 
-def _start(run: Run, workdir: pathlib.Path, console: Console | None):
+def _start(run: Run, console: Console | None):
     """What to do to a fresh state: nothing, or take over ``config.train.init_from``."""
     source = run.config.train.init_from
-    if not source or processes.of_first([checkpoint.exists(workdir)]) == [True]:
+    if not source:
         return lambda state: state
     params, settings = checkpoint.restore_params(source, run.config.train.init_checkpoint)
     adapted = run.system.adapt(params, run.config.train.init_skip)

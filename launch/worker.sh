@@ -15,7 +15,7 @@ What launch/tpu_vm.sh calls on every worker of a TPU VM pod; it needs nothing bu
 The run outlives the connection that started it. What follows each exit code:
 
     0, 1, 2  final
-    75       started again, unless stop asked for it
+    75       started again, unless stop asked for it, at most MAX_RESTARTS times
     others   a crash: started again, at most MAX_CRASHES times
 
 All workers do this alike: one that crashes makes the others exit, and all meet again at the next
@@ -28,6 +28,7 @@ Environment:
     STATE        this script's own files; default: ~/crate-jax-state
     PYTHON       default: the interpreter of the environment that install makes
     MAX_CRASHES  default: 10
+    MAX_RESTARTS default: 100; a start that waits for a lost worker in vain counts too
     DELAY        seconds before a further start; default: 5
 END
 }
@@ -37,6 +38,7 @@ STATE=${STATE:-$HOME/crate-jax-state}
 MOUNT=${MOUNT:-/mnt/shared}
 PYTHON=${PYTHON:-$VENV/bin/python}
 MAX_CRASHES=${MAX_CRASHES:-10}
+MAX_RESTARTS=${MAX_RESTARTS:-100}
 DELAY=${DELAY:-5}
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -99,7 +101,7 @@ start() {
 }
 
 loop() { # what start leaves running; its log is the run's
-  local child='' code crashes=0 told_to_stop=no
+  local child='' code crashes=0 restarts=0 told_to_stop=no
   on_term() {
     told_to_stop=yes
     [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true
@@ -120,7 +122,10 @@ loop() { # what start leaves running; its log is the run's
     if [[ $told_to_stop == yes ]]; then break; fi
     case $code in
       0 | 1 | 2) break ;;
-      75) ;;
+      75)
+        restarts=$((restarts + 1))
+        if ((restarts > MAX_RESTARTS)); then break; fi
+        ;;
       *)
         crashes=$((crashes + 1))
         if ((crashes > MAX_CRASHES)); then break; fi

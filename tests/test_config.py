@@ -9,7 +9,15 @@ import pytest
 from ml_collections import ConfigDict
 
 from crate_jax import config as configs
-from crate_jax.config import Config, ConfigError, default, differences, digest, resolve
+from crate_jax.config import (
+    Config,
+    ConfigError,
+    common_settings,
+    default,
+    differences,
+    digest,
+    resolve,
+)
 
 SECTIONS = [
     f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.default_factory)
@@ -245,3 +253,13 @@ def test_differences_have_a_line_a_key():
         "config.b.c: 2 -> 5", "config.gone: 4 -> None", "config.new: None -> 6",
     ]  # fmt: skip
     assert differences(old, old) == []
+
+
+def test_what_processes_must_share_is_all_but_where_each_finds_and_loads_its_data():
+    settings = common_settings(resolve(_valid(train={"eval_every": 7})))
+    assert settings["config.train.eval_every"] == "7" and settings["config.mesh.preset"] == '"dp"'
+    assert "config.data.source" in settings
+    assert not {"config.data.workers", "config.data.data_dir"} & settings.keys()
+    other = resolve(_valid(data={"workers": 3, "data_dir": "/x"}, train={"eval_every": 7}))
+    assert common_settings(other) == settings
+    assert common_settings(resolve(_valid(profile=True, train={"eval_every": 7}))) != settings

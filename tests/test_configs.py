@@ -6,12 +6,14 @@ import runpy
 
 import pytest
 
-from crate_jax import models, optim, run
+from crate_jax import models, optim, run, studies
 from crate_jax.config import ConfigError, resolve
 
 ROOT = pathlib.Path(__file__).parents[1] / "configs"
-FILES = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py"))
-CONTENT = {file: runpy.run_path(str(ROOT / file)) for file in FILES}
+SHIPPED = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py"))
+CONTENT = {file: runpy.run_path(str(ROOT / file)) for file in SHIPPED}
+STUDIES = [file for file in SHIPPED if "study" in CONTENT[file]["get_config"](None)]
+FILES = [file for file in SHIPPED if file not in STUDIES]
 
 CRATE, FINETUNE = "crate/imagenet1k.py", "crate/finetune.py"
 ALPHA, ALPHA_FINETUNE = "crate_alpha/imagenet21k.py", "crate_alpha/finetune_imagenet1k.py"
@@ -44,7 +46,7 @@ def _config(file, arg=None):
 EVERY = [(file, arg) for file in FILES for arg in _arguments(file)]
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", SHIPPED)
 def test_a_file_says_its_command_what_to_expect_and_what_it_costs(file):
     text = CONTENT[file]["__doc__"]
     assert f"python -m crate_jax.main --config configs/{file}" in text
@@ -54,13 +56,24 @@ def test_a_file_says_its_command_what_to_expect_and_what_it_costs(file):
             assert value in text or name == "ladder" and file == ALPHA_FINETUNE
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", SHIPPED)
 def test_the_arguments_are_documented_and_an_unknown_one_is_refused(file):
     get_config = CONTENT[file]["get_config"]
     with pytest.raises(ConfigError, match="has no argument 'zzz'.*Valid: ") as error:
         get_config("zzz=1")
     for name in str(error.value).partition("Valid: ")[2].rstrip(".").split(", "):
         assert f"``{name}``" in get_config.__doc__
+
+
+@pytest.mark.parametrize("file", STUDIES)
+def test_a_study_resolves_and_its_smoke_size_is_another(file):
+    get_config = CONTENT[file]["get_config"]
+    full, smoke = studies.resolve(get_config(None)), studies.resolve(get_config("smoke"))
+    assert full.study == smoke.study and full != smoke
+    raw = get_config(None).unlock()
+    raw.sead = 1
+    with pytest.raises(ConfigError, match="config.sead is not a setting; did you mean 'seed'"):
+        studies.resolve(raw)
 
 
 @pytest.mark.parametrize("file, arg", EVERY)

@@ -195,39 +195,83 @@ def _call_roll(place: Place, card: dict[str, str], timeout: float) -> None:
             f"may hold it. Choose another port in --coordinator."
         ) from error
     deadline = time.monotonic() + timeout
-    callers: list[socket.socket] = []
-    heard = {0: {"host": socket.gethostname(), "count": place.count, "card": card}}
+    first = {"host": socket.gethostname(), "count": place.count, "card": card}
+    callers: list[_Caller] = []
     error, missing = None, False
+
+    def heard():
+        return {0: first} | {caller.index: caller.said for caller in callers}
+
     with server:
         try:
-            while len(heard) < place.count and error is None:
+            while error is None:
+                if len(heard()) >= place.count:  # unless one has given up meanwhile
+                    callers = [caller for caller in callers if not caller.has_hung_up()]
+                if len(heard()) >= place.count:
+                    error = compare(heard())
+                    break
                 server.settimeout(max(0.01, deadline - time.monotonic()))
                 try:
-                    caller, _ = server.accept()
+                    line, _ = server.accept()
                 except TimeoutError:
-                    error, missing = _tell_missing(heard, place.count, timeout), True
+                    error, missing = _tell_missing(heard(), place.count, timeout), True
                     break
-                try:
-                    caller.settimeout(PATIENCE_SECONDS)
-                    said = _receive(caller)
-                    index = said.pop("index")
-                except (OSError, ValueError, KeyError, TypeError):  # none of ours
-                    caller.close()
+                caller = _Caller.listen(line)
+                if caller is None:
                     continue
-                callers.append(caller)
-                if index in heard:
+                # One that gave up, or was killed, may have been started again.
+                callers = [c for c in callers if c.index != caller.index or not c.has_hung_up()]
+                if caller.index in heard():
                     error = (
-                        f"two processes say they are process {index}, on {heard[index]['host']} "
-                        f"and on {said['host']}; give each its own --process."
+                        f"two processes say they are process {caller.index}, on "
+                        f"{heard()[caller.index]['host']} and on {caller.said['host']}; give each "
+                        f"its own --process."
                     )
-                heard[index] = said
-            error = error or compare(heard)
+                callers.append(caller)
         finally:
             for caller in callers:
-                with contextlib.suppress(OSError), caller:
-                    _send(caller, {"error": error, "missing": missing})
-                    caller.recv(1)  # until they hang up, so that the port is free at once
+                caller.tell({"error": error, "missing": missing})
     _raise(error, missing)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Caller:
+    """A process that has said its card and waits on its line for the verdict."""
+
+    index: int
+    line: socket.socket
+    said: Mapping[str, Any]
+
+    @classmethod
+    def listen(cls, line: socket.socket) -> "_Caller | None":
+        """Who is on a line; None, and the line closed, where it is none of ours."""
+        try:
+            line.settimeout(PATIENCE_SECONDS)
+            said = _receive(line)
+            caller = cls(said.pop("index"), line, said)
+            if isinstance(caller.index, int) and {"host", "count", "card"} <= said.keys():
+                return caller
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass
+        line.close()
+        return None
+
+    def has_hung_up(self) -> bool:
+        """Whether the process is gone: it has nothing more to say before it hears the verdict."""
+        self.line.settimeout(0)
+        try:
+            return not self.line.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def tell(self, verdict: Mapping[str, Any]) -> None:
+        """Says the verdict, and waits until the process hangs up: so the port is free at once."""
+        with contextlib.suppress(OSError), self.line:
+            self.line.settimeout(PATIENCE_SECONDS)
+            _send(self.line, verdict)
+            self.line.recv(1)
 
 
 def _raise(error: str | None, missing: bool) -> None:
@@ -308,22 +352,32 @@ def compare(heard: Mapping[int, Mapping[str, Any]]) -> str | None:
     return f"the processes are not alike:\n  {shown}{more}\nGive all the same code and config."
 
 
-def together(work: Callable[[], Any]) -> Any:
-    """What ``work`` returns; a ConfigError of one process is raised on all.
+def together(work: Callable[[], Any], kinds: Sequence[type[Exception]] = (ConfigError,)) -> Any:
+    """What ``work`` returns; an error of ``kinds`` that one process meets is raised on all.
 
     Otherwise the others would wait for ever at the next thing that takes all of them.
     """
     result, error = None, None
     try:
         result = work()
-    except ConfigError as raised:
+    except tuple(kinds) as raised:
         error = raised
-    told = agree(str(error or ""))
-    if error is not None:
-        raise error
-    if told:
-        raise ConfigError(told)
+    raise_alike(error, kinds)
     return result
+
+
+def raise_alike(error: Exception | None, kinds: Sequence[type[Exception]]) -> None:
+    """Raises on all processes what one has met; of several, the kind that comes first.
+
+    Args:
+      error: of one of ``kinds``, or None where this process has met none.
+      kinds: their constructors take a sentence.
+    """
+    for kind in kinds:
+        mine = isinstance(error, kind)
+        told = agree((str(error) or repr(error)) if mine else "")
+        if told:
+            raise error if mine else kind(told)
 
 
 def agree(trouble: str) -> str:
@@ -350,6 +404,18 @@ def of_first(numbers: Sequence[int]) -> list[int]:
     row[0], row[1 : 1 + len(last)] = len(last), last
     row = multihost_utils.broadcast_one_to_all(row)
     return [int(number) for number in row[1 : 1 + row[0]]]
+
+
+def has_lost_another(error: BaseException) -> bool:
+    """Whether an error says that another process of the run cannot be reached any more.
+
+    Known by what gloo writes, which carries collectives between CPUs. On accelerators JAX's
+    coordination service ends this process itself, before Python hears of it.
+    """
+    several = jax.process_count() > 1
+    return (
+        several and isinstance(error, jax.errors.JaxRuntimeError) and "gloo" in str(error).lower()
+    )
 
 
 def barrier(name: str) -> None:

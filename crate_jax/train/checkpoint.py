@@ -9,6 +9,7 @@ only when every leaf has the fingerprint that it was saved with.
 """
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -18,34 +19,33 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from crate_jax.config import ConfigError
 from crate_jax.sharding import processes
-from crate_jax.train import fingerprint
+from crate_jax.train import fingerprint, reading
+from crate_jax.train.reading import (
+    FINGERPRINTS,
+    META,
+    PARAMS,
+    STATE,
+    CheckpointError,
+    DamagedError,
+    ReadError,
+    first_line,
+)
 
 SUBDIRECTORY = "checkpoints"
 _SCORES = "scores.json"
 _HANDLERS = {
-    "state": ocp.PyTreeCheckpointHandler,
-    "params": ocp.PyTreeCheckpointHandler,
-    "meta": ocp.JsonCheckpointHandler,
-    "fingerprints": ocp.JsonCheckpointHandler,
+    STATE: ocp.PyTreeCheckpointHandler,
+    PARAMS: ocp.PyTreeCheckpointHandler,
+    META: ocp.JsonCheckpointHandler,
+    FINGERPRINTS: ocp.JsonCheckpointHandler,
 }
-_LEAVES_NAMED = 3
-_SEEN_WITHIN = 60.0  # seconds that shared storage may take to show a host what another has written
-
-
-class CheckpointError(ConfigError):
-    """What is wrong with a checkpoint, and what to do."""
-
-
-class DamagedError(RuntimeError):
-    """What of a checkpoint cannot be read, or is not what was saved."""
+SEEN_WITHIN = 60.0
+"""Seconds that shared storage may take to show a host what another has written."""
 
 
 class WriteError(RuntimeError):
@@ -89,12 +89,11 @@ class Checkpoints:
         self.directory = pathlib.Path(directory).absolute() / SUBDIRECTORY
         self._scores_path = self.directory / _SCORES
         self.scores = {}
-        if self._scores_path.exists():
+        with contextlib.suppress(FileNotFoundError, ValueError):  # a power cut may have emptied it
             saved = json.loads(self._scores_path.read_text())
             self.scores = {int(step): score for step, score in saved.items()}
         if not read_only:
             self._set_empty_ones_aside()
-        self._arrays = ocp.PyTreeCheckpointHandler()
         self._manager = ocp.CheckpointManager(
             self.directory,
             item_handlers={name: handler() for name, handler in _HANDLERS.items()},
@@ -112,8 +111,10 @@ class Checkpoints:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        self._manager.close()
+    def __exit__(self, kind, *_):
+        # Closing waits for all processes, of which one that leaves by an error may be the only one.
+        if kind is None or jax.process_count() == 1:
+            self._manager.close()
 
     def steps(self) -> list[int]:
         """Steps that have a whole checkpoint, rising."""
@@ -157,12 +158,12 @@ class Checkpoints:
         """
         if step in self.steps():
             return
-        trees = {"state": state, "params": judged}
+        trees = {STATE: state, PARAMS: judged}
         trees = {name: tree for name, tree in trees.items() if tree is not None}
         sums = {name: fingerprint.fingerprints(tree) for name, tree in trees.items()}
         items = {name: ocp.args.PyTreeSave(tree) for name, tree in trees.items()}
-        items["meta"] = ocp.args.JsonSave(dict(meta))
-        items["fingerprints"] = ocp.args.JsonSave(sums)
+        items[META] = ocp.args.JsonSave(dict(meta))
+        items[FINGERPRINTS] = ocp.args.JsonSave(sums | {META: fingerprint.of_json(meta)})
         with self._surfacing():
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
@@ -172,6 +173,8 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax and TensorStore raise many kinds
+            if processes.has_lost_another(error):
+                raise
             whole = [step for step in self.steps() if (self.directory / str(step)).is_dir()]
             why = first_line(error)
             if "No space left" in why:
@@ -206,73 +209,15 @@ class Checkpoints:
             self._manager.check_for_errors()
 
     def meta(self, step: int) -> dict:
-        """The JSON saved with a checkpoint."""
-        return self._json(step, "meta")
-
-    def _json(self, step: int, item: str) -> dict:
-        args = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
-        return self._manager.restore(step, args=args)[item]
+        """The JSON saved with a checkpoint; see :func:`reading.read_meta`."""
+        return reading.read_meta(self.directory / str(step))
 
     def restore(self, step: int, like: Any) -> Any:
         """The state of a step, in the structure, dtypes and shardings of ``like``.
 
-        Args:
-          step: one of :meth:`steps`.
-          like: pytree of ``ShapeDtypeStruct`` with shardings.
-
-        Raises:
-          CheckpointError: listing the leaves that are missing, unexpected or of another shape or
-            dtype. Nothing is cast, cut or padded.
-          DamagedError: naming the leaves that cannot be read or are not what was saved; on all
-            processes, where one cannot read its part.
+        See :func:`reading.read_state` for what it raises.
         """
-        state, sums, trouble = None, {}, ""
-        try:
-            check_leaves(self._saved_leaves(step), like, f"{self.directory / str(step)}")
-            sums = self._json(step, "fingerprints")["state"]
-            state = self._read(step, like)
-        except CheckpointError:
-            raise
-        except Exception as error:  # whatever Orbax and TensorStore make of damaged files
-            unreadable = self._unreadable_leaves(step, like)
-            trouble = f"{', '.join(unreadable) or 'all of it'} cannot be read: {first_line(error)}"
-        self._believe(processes.agree(trouble), state, sums)
-        return state
-
-    def _believe(self, trouble: str, tree: Any, sums: Mapping[str, int]) -> None:
-        """Raises where something could not be read, or is not what was saved."""
-        wrong = [] if trouble else fingerprint.differing(tree, sums)
-        if wrong:
-            few = ", ".join(wrong[:_LEAVES_NAMED])
-            more = len(wrong) - _LEAVES_NAMED
-            trouble = f"other bits than were saved: {few}{f' and {more} more' * (more > 0)}"
-        if trouble:
-            raise DamagedError(trouble)
-
-    def _saved_leaves(self, step: int) -> dict[str, tuple]:
-        return leaves(self._manager.item_metadata(step)["state"].tree)
-
-    def _read(self, step: int, like: Any) -> Any:
-        """A state or a part of one, by the handler itself: no process waits here for another."""
-        restore = ocp.args.PyTreeRestore(
-            like,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(like),
-            partial_restore=True,
-        )
-        return self._arrays.restore(epath.Path(self.directory / str(step) / "state"), args=restore)
-
-    def _unreadable_leaves(self, step: int, like: Any) -> list[str]:
-        """The first leaves that cannot be read by themselves; none where nothing can be."""
-        flat, _ = jax.tree_util.tree_flatten_with_path(like)
-        bad = []
-        for path, leaf in flat:
-            try:
-                self._read(step, _nested(path, leaf))
-            except Exception:
-                bad.append(jax.tree_util.keystr(path, simple=True, separator="/"))
-            if len(bad) == _LEAVES_NAMED:
-                break
-        return bad
+        return reading.read_state(self.directory / str(step), like)
 
     def restore_newest(self, like: Any) -> tuple[int, Any]:
         """The newest step whose state can be read, and that state; damaged newer ones go aside.
@@ -286,7 +231,7 @@ class Checkpoints:
         """
         damaged = {}
         for step in reversed(processes.of_first(self.steps())):
-            self._await(step)
+            processes.raise_alike(self._await(step), (ReadError,))
             try:
                 state = self.restore(step, like)
             except DamagedError as error:
@@ -307,88 +252,38 @@ class Checkpoints:
             f"Put whole ones back, or choose another --workdir to start over."
         )
 
-    def _await(self, step: int) -> None:
-        """Returns when this process sees the checkpoint that process 0 has chosen, or never will.
+    def _await(self, step: int) -> ReadError | None:
+        """Returns when this process sees the checkpoint that process 0 has chosen, or an error.
 
         NFS and mounted buckets keep listings for a while.
         """
-        deadline = time.monotonic() + _SEEN_WITHIN * (jax.process_count() > 1)
-        while step not in self.steps() and time.monotonic() < deadline:
+        deadline = time.monotonic() + SEEN_WITHIN * (jax.process_count() > 1)
+        while step not in self.steps():
+            if time.monotonic() > deadline:
+                return ReadError(
+                    f"the checkpoint {self.directory / str(step)} that process 0 has is not seen "
+                    f"here. Let all hosts share the storage, then run the same command again."
+                )
             time.sleep(1)
             self._manager.reload()
+        return None
 
     def _set_empty_ones_aside(self) -> None:
-        if self.directory.is_dir():
-            for path in self.directory.iterdir():
+        if jax.process_index() == 0 and self.directory.is_dir():
+            for path in list(self.directory.iterdir()):
                 if path.name.isdigit() and not any(path.iterdir()):
                     self._set_aside(path)
         processes.barrier("empty checkpoints are set aside")
 
     def _set_aside(self, path: pathlib.Path) -> None:
+        """Process 0 renames a checkpoint; one of the same step may lie there from before."""
         if jax.process_index() == 0:
-            path.rename(path.with_name(f"{path.name}.damaged"))
+            names = (f"{path.name}.damaged{f'.{n}' * (n > 0)}" for n in itertools.count())
+            path.rename(next(p for p in map(path.with_name, names) if not p.exists()))
 
     def restore_params(self, step: int) -> Any:
-        """The judged parameters of a step as numpy arrays: the average where there is one.
-
-        Raises:
-          DamagedError: naming leaves that are not what was saved.
-        """
-        saved = self._manager.item_metadata(step)
-        if saved.get("params") is not None:
-            item, tree = "params", saved["params"].tree
-        else:
-            state = saved["state"].tree
-            name = "ema" if state.get("ema") is not None else "params"
-            item, tree = "state", {name: state[name]}
-        arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        restore = ocp.args.PyTreeRestore(tree, restore_args=arrays, partial_restore=True)
-        params = self._manager.restore(step, args=ocp.args.Composite(**{item: restore}))[item]
-        self._believe("", params, self._json(step, "fingerprints")[item])
-        return params if item == "params" else params[name]
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, without the pages that Orbax and TensorStore add."""
-    return (str(error).strip() or repr(error)).splitlines()[0]
-
-
-def leaves(tree: Any) -> dict[str, tuple]:
-    """``{path: (shape, dtype)}`` of a pytree, the path as ``a/b/c``."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(x.shape), np.dtype(x.dtype))
-        for path, x in flat
-    }
-
-
-def _nested(path: tuple, leaf: Any) -> dict:
-    """A pytree of one leaf, as Orbax names its places."""
-    for key in reversed(path):
-        leaf = {jax.tree_util.keystr((key,), simple=True): leaf}
-    return leaf
-
-
-def check_leaves(saved: Mapping[str, tuple], like: Any, where: str) -> None:
-    """Raises with the leaves at which a checkpoint differs from what is wanted."""
-    wanted = leaves(like)
-
-    def tell(leaf):
-        return "none" if leaf is None else f"{leaf[1]}{list(leaf[0])}"
-
-    differing = [
-        f"{path}: {tell(saved.get(path))} in the checkpoint, {tell(wanted.get(path))} wanted"
-        for path in sorted({*saved, *wanted})
-        if saved.get(path) != wanted.get(path)
-    ]
-    if differing:
-        shown = "\n  ".join(differing[:20])
-        more = f"\n  and {len(differing) - 20} more" if len(differing) > 20 else ""
-        raise CheckpointError(
-            f"the checkpoint {where} is of another model or optimizer:\n  {shown}{more}\n"
-            f"Use the config it was made with, or start from its parameters by "
-            f"config.train.init_from."
-        )
+        """The judged parameters of a step; see :func:`reading.read_params`."""
+        return reading.read_params(self.directory / str(step))
 
 
 def save_params(directory: pathlib.Path, params: Any, model: Mapping) -> None:

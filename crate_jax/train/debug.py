@@ -6,8 +6,9 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from crate_jax.train.checkpoint import first_line
+from crate_jax.sharding.rules import named_leaves
 from crate_jax.train.protocol import System
+from crate_jax.train.reading import first_line
 from crate_jax.train.readout import NonFiniteError
 
 DUMP = "failing_step"
@@ -33,7 +34,10 @@ def explained(system: System, workdir: pathlib.Path, compiled: Callable) -> Call
         with jax.transfer_guard("allow"):
             number = int(state.step)
             path = dump(workdir, number, state, batch)
-            why = find_operation(system, state, batch, key)
+            # One process alone would wait for the others at its first operation.
+            why = "the operation is looked for where one process has all devices."
+            if jax.process_count() == 1:
+                why = find_operation(system, state, batch, key)
         raise NonFiniteError(
             f"step {number + 1} is not finite: {why}\n"
             f"The state before it and its batch are in {path}."
@@ -57,10 +61,8 @@ def dump(workdir: pathlib.Path, number: int, state, batch) -> pathlib.Path:
     directory = workdir / DUMP
     directory.mkdir(exist_ok=True)
     path = directory / f"step_{number}_process_{jax.process_index()}.npz"
-    flat, _ = jax.tree_util.tree_flatten_with_path({"state": state, "batch": batch})
     arrays = {}
-    for keys, x in flat:
-        name = jax.tree_util.keystr(keys, simple=True, separator="/")
+    for name, x in named_leaves({"state": state, "batch": batch}).items():
         if x.is_fully_addressable:
             arrays[name] = np.asarray(x)
         else:

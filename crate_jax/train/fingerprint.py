@@ -8,7 +8,9 @@ not on how the leaf is split.
 """
 
 import functools
+import json
 import math
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,24 +20,26 @@ from jax import Array
 from jax.sharding import NamedSharding
 
 from crate_jax.sharding import place
+from crate_jax.sharding.rules import named_leaves
 
 _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
 def fingerprints(tree: Any) -> dict[str, int]:
     """``{path: fingerprint}`` of the arrays of a pytree, the path as ``a/b/c``."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     # One after the other: many small collectives in flight can starve each other of threads where
     # one CPU plays several devices.
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): int(jax.device_get(_of_leaf(leaf)))
-        for path, leaf in flat
-    }
+    return {name: int(jax.device_get(_of_leaf(leaf))) for name, leaf in named_leaves(tree).items()}
 
 
 def differing(tree: Any, saved: Mapping[str, int]) -> list[str]:
     """The paths of a pytree whose leaves are not those that were ``saved``."""
     return [path for path, total in fingerprints(tree).items() if saved.get(path) != total]
+
+
+def of_json(value: Any) -> int:
+    """The checksum of what is saved as JSON, the same before and after."""
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
 def _of_leaf(x) -> Array:

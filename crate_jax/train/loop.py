@@ -150,6 +150,9 @@ def run(
 
         def save(i):
             readout.flush()
+            keep(i)
+
+        def keep(i):
             with progress.paused("saving"):
                 checkpoints.save(i, state, meta, judged=_outside(system.eval_params(state), state))
 
@@ -219,7 +222,8 @@ def run(
                     readout.push(i + 1, metrics, rows)
                     checkpoints.check()
             except NonFiniteError:
-                save(int(jax.device_get(state.step)))  # good parameters, to start another run from
+                keep(int(jax.device_get(state.step)))  # good parameters, to start another run from
+                checkpoints.wait()
                 raise
             with progress.paused("saving"):
                 checkpoints.wait()

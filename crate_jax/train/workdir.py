@@ -1,23 +1,29 @@
 """A run's directory: ``config.json`` says which config it belongs to."""
 
+import contextlib
 import json
 import os
 import pathlib
+import time
 
 import jax
 
 from crate_jax import config as configs
-from crate_jax.config import Config, ConfigError
+from crate_jax.config import ConfigError
 from crate_jax.sharding import processes
-from crate_jax.train.checkpoint import SUBDIRECTORY
+from crate_jax.train.checkpoint import SEEN_WITHIN, SUBDIRECTORY
 
 
-def claim(workdir: pathlib.Path, config: Config) -> None:
+def claim(workdir: pathlib.Path, config) -> None:
     """Makes the directory this config's, or raises if it holds another's; process 0 writes.
 
     All processes must see the same directory: they read what process 0 has written before they go
     on. Settings that change no number (where data lies, how often to log) may differ; the file then
     tells the present ones.
+
+    Args:
+      workdir: the directory; made where it is not there.
+      config: a ``config.Config``, or the settings of a study.
 
     Raises:
       ConfigError: on all processes, listing the settings that differ, or naming a process that does
@@ -28,7 +34,7 @@ def claim(workdir: pathlib.Path, config: Config) -> None:
     processes.together(lambda: _look(workdir, config))
 
 
-def _check(workdir: pathlib.Path, config: Config) -> None:
+def _check(workdir: pathlib.Path, config) -> None:
     path = workdir / "config.json"
     if not path.exists() and (workdir / SUBDIRECTORY).exists():
         raise ConfigError(
@@ -46,7 +52,7 @@ def _check(workdir: pathlib.Path, config: Config) -> None:
             )
 
 
-def _write(workdir: pathlib.Path, config: Config) -> None:
+def _write(workdir: pathlib.Path, config) -> None:
     if jax.process_index() != 0:
         return
     path = workdir / "config.json"
@@ -60,14 +66,26 @@ def _write(workdir: pathlib.Path, config: Config) -> None:
         raise ConfigError(f"--workdir {workdir} cannot be written: {error.strerror}.") from error
 
 
-def _look(workdir: pathlib.Path, config: Config) -> None:
-    """Whether what process 0 has written is there for this process too."""
-    path = workdir / "config.json"
-    if not path.exists() or json.loads(path.read_text())["digest"] != configs.digest(config):
-        raise ConfigError(
-            f"--workdir {workdir} is not the directory that process 0 has written to; it must lie "
-            f"on storage that all hosts share (NFS, or a mounted bucket)."
-        )
+def _look(workdir: pathlib.Path, config) -> None:
+    """Whether what process 0 has written is there for this process too.
+
+    NFS and mounted buckets may show for a while what was there before.
+    """
+    path, digest = workdir / "config.json", configs.digest(config)
+    deadline = time.monotonic() + SEEN_WITHIN * (jax.process_count() > 1)
+    while not (path.exists() and _digest_in(path) == digest):
+        if time.monotonic() >= deadline:
+            raise ConfigError(
+                f"--workdir {workdir} is not the directory that process 0 has written to; it must "
+                f"lie on storage that all hosts share (NFS, or a mounted bucket)."
+            )
+        time.sleep(0.5)
+
+
+def _digest_in(path: pathlib.Path) -> str | None:
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(path.read_text())["digest"]
+    return None
 
 
 def _only(saved: dict, wanted: dict) -> dict:

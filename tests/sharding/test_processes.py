@@ -1,5 +1,6 @@
 """The roll call, in threads that stand for processes; who is missing or differs is named on all."""
 
+import json
 import socket
 import threading
 
@@ -83,6 +84,46 @@ def test_another_config_or_package_is_named_on_all(port, name, other, started):
 def test_two_that_say_they_are_the_same(port):
     errors = _call(port, [(0, CARD), (1, CARD), (1, CARD)], 3)
     assert all("two processes say they are process 1" in str(error) for error in errors)
+
+
+def _says(port, index, card=CARD):
+    """A process that has said its card, as its open line."""
+    for _ in range(200):
+        try:
+            line = socket.create_connection(("localhost", port), 1)
+            break
+        except OSError:
+            threading.Event().wait(0.02)
+    said = {"index": index, "host": "h", "count": 3, "card": card}
+    line.sendall(json.dumps(said).encode() + b"\n")
+    return line
+
+
+@pytest.mark.parametrize("again", [1, 2], ids=["the last to come", "before the last"])
+def test_one_that_was_killed_and_comes_again_is_no_twin(port, again):
+    """Process ``again`` calls and dies; then both others, and it once more, are there."""
+    heard = []
+    first = threading.Thread(target=lambda: heard.extend(_call(port, [(0, CARD)], 3)))
+    first.start()
+    _says(port, again, CARD | {"jax": "0.9"}).close()
+    threading.Event().wait(0.2)
+    assert _call(port, [(1, CARD), (2, CARD)], 3) == [None, None]
+    first.join(timeout=20)
+    assert heard == [None]
+
+
+def test_one_that_died_while_it_waited_is_missing_at_the_end(port):
+    heard = []
+    first = threading.Thread(target=lambda: heard.extend(_call(port, [(0, CARD)], 3, timeout=1.5)))
+    first.start()
+    _says(port, 1).close()
+    threading.Event().wait(0.2)
+    line = _says(port, 2)
+    first.join(timeout=20)
+    (error,) = heard
+    assert isinstance(error, StartError) and "1 of 3 processes did not come" in str(error)
+    assert "within 1.5 s: 1. There are" in str(error)
+    assert b"did not come" in line.recv(4096)
 
 
 def test_another_count_is_named(port):
@@ -188,6 +229,17 @@ def test_alone_there_is_nothing_to_agree_on():
     assert processes.together(lambda: 7) == 7
     with pytest.raises(ConfigError, match="mine"):
         processes.together(lambda: (_ for _ in ()).throw(ConfigError("mine")))
+
+
+def test_an_error_of_one_is_raised_with_its_kind(monkeypatch):
+    """The others hear it by ``agree``, the kinds one after the other."""
+    monkeypatch.setattr(processes, "agree", lambda trouble: trouble or "process 1 (h): theirs")
+    with pytest.raises(StartError, match="theirs"):
+        processes.raise_alike(None, (StartError, ConfigError))
+    monkeypatch.setattr(processes, "agree", lambda trouble: trouble)
+    with pytest.raises(ConfigError, match="mine"):
+        processes.raise_alike(ConfigError("mine"), (StartError, ConfigError))
+    processes.raise_alike(None, (StartError, ConfigError))
 
 
 def test_a_card_has_the_versions_that_decide_numbers():

@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+import subprocess
 import time
 
 import jax
@@ -13,6 +14,7 @@ from crate_jax.train import checkpoint
 from tests.survival import runs
 
 pytestmark = pytest.mark.slow
+INTERVAL = 2  # steps between checkpoints
 LONGER = 300  # steps, more than twenty lives of a few steps each get through
 PHASES = ("compiling", "stepping", "evaluating", "saving")
 
@@ -118,12 +120,41 @@ def test_a_directory_that_vanishes_surfaces_within_an_interval(whole, tmp_path):
     directory = workdir / "checkpoints"
     directory.rename(workdir / "elsewhere")
     directory.write_text("")
+    since = runs.last_step(workdir)
     code, output = process.finish()
     assert code == 1 and "a checkpoint could not be written" in output, output
+    assert runs.last_step(workdir) <= since + 2 * INTERVAL
     directory.unlink()
     (workdir / "elsewhere").rename(directory)
     runs.run(workdir)
     runs.assert_same_run(workdir, whole)
+
+
+def test_a_disk_that_turns_read_only_surfaces_within_an_interval(tmp_path):
+    """A mount of the checkpoints' own, in a namespace of the run's own."""
+    own_mounts = ("unshare", "--mount", "bash", "-c")
+    try:
+        subprocess.run([*own_mounts, f"mount --bind {tmp_path} {tmp_path}"], check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting takes rights that this user does not have")
+    workdir, turned = tmp_path / "run", tmp_path / "turned"
+    where = workdir / "checkpoints"
+    turn = (
+        f"(until [ -d {where}/4 ]; do sleep 0.02; done; mount --bind {where} {where} "
+        f'&& mount -o remount,bind,ro {where} && touch {turned}) & exec "$@"'
+    )
+    longer = f"--config.train.steps={LONGER}"
+    process = runs.Process(workdir, longer, prefix=(*own_mounts, turn, "-"))
+    runs.wait_for(turned.exists, process)
+    since = runs.last_step(workdir)
+    code, output = process.finish()
+    assert code == 1 and "a checkpoint could not be written" in output, output
+    assert "Read-only file system" in output, output
+    assert runs.last_step(workdir) <= since + 2 * INTERVAL
+    assert runs.whole_checkpoints(workdir)
+    runs.run(workdir, longer)
+    runs.run(tmp_path / "whole", longer)
+    runs.assert_same_run(workdir, tmp_path / "whole", LONGER)
 
 
 def test_a_profile_is_written_where_asked_for(tmp_path):

@@ -1,5 +1,6 @@
 """Checkpoints: the same bits back, on any mesh, or a sentence about why not."""
 
+import errno
 import json
 import re
 import shutil
@@ -14,9 +15,10 @@ from crate_jax import optim
 from crate_jax.config import MeshConfig, resolve
 from crate_jax.sharding.mesh import create_mesh
 from crate_jax.systems.classify import Classify
-from crate_jax.train import checkpoint
-from crate_jax.train.checkpoint import CheckpointError, Checkpoints, DamagedError, WriteError
+from crate_jax.train import checkpoint, reading
+from crate_jax.train.checkpoint import Checkpoints, WriteError
 from crate_jax.train.loop import abstract_state
+from crate_jax.train.reading import CheckpointError, DamagedError, ReadError
 
 META = {"model": {"name": "crate", "width": 16}, "digest": "abc"}
 BATCH = {
@@ -388,7 +390,9 @@ def test_a_changed_value_is_named_by_its_leaf(tmp_path):
     _assert_identical(state, states[1])
 
 
-@pytest.mark.parametrize("what", ["truncated", "files missing", "item missing", "no fingerprints"])
+@pytest.mark.parametrize(
+    "what", ["truncated", "files missing", "item missing", "no fingerprints", "meta", "no meta"]
+)
 def test_what_is_not_whole_gives_way_to_the_one_before(what, tmp_path):
     like, states, newest, files = _saved(tmp_path)
     if what == "truncated":
@@ -398,6 +402,10 @@ def test_what_is_not_whole_gives_way_to_the_one_before(what, tmp_path):
         for path in files:
             if path.parent == newest / "state" / "d":  # where the arrays are
                 path.unlink()
+    elif what == "meta":
+        (newest / "meta" / "metadata").write_text(json.dumps(META | {"digest": "abd"}))
+    elif what == "no meta":
+        (newest / "meta" / "metadata").write_text("")
     else:
         shutil.rmtree(newest / ("state" if what == "item missing" else "fingerprints"))
     step, state, told = _restored(tmp_path, like)
@@ -406,6 +414,59 @@ def test_what_is_not_whole_gives_way_to_the_one_before(what, tmp_path):
     if what in ("truncated", "files missing"):
         assert "params/" in told[0] or "opt_state/" in told[0] or "step" in told[0]
     assert (newest.parent / "2.damaged").is_dir()
+
+
+def test_a_step_that_is_damaged_twice_is_set_aside_twice(tmp_path):
+    for told in ("2.damaged", "2.damaged.1"):
+        like, states, newest, _ = _saved(tmp_path)
+        shutil.rmtree(newest / "fingerprints")
+        step, state, _ = _restored(tmp_path, like)
+        assert step == 1 and (newest.parent / told).is_dir()
+        _assert_identical(state, states[1])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(errno.EACCES, "Permission denied"),
+        OSError(errno.ESTALE, "Stale file handle"),
+        MemoryError(),
+        ValueError("PERMISSION_DENIED: Error opening file"),
+    ],
+    ids=["rights", "stale", "memory", "TensorStore"],
+)
+def test_what_is_in_the_way_of_reading_is_no_damage(error, tmp_path, monkeypatch):
+    like, states, newest, _ = _saved(tmp_path)
+    monkeypatch.setattr(reading, "_PAUSE_SECONDS", 0.0)
+    read, tries = ocp.PyTreeCheckpointHandler.restore, []
+
+    def hindered(times):
+        def restore(self, *args, **kwargs):
+            tries.append(1)
+            if len(tries) <= times:
+                raise error
+            return read(self, *args, **kwargs)
+
+        monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "restore", restore)
+        tries.clear()
+
+    hindered(times=1)  # and gone at the second try
+    step, state, told = _restored(tmp_path, like)
+    assert step == 2 and told == []
+    _assert_identical(state, states[2])
+    for restore in (lambda: _restored(tmp_path, like), lambda: checkpoint.restore_params(tmp_path)):
+        hindered(times=99)
+        with pytest.raises(ReadError, match="Nothing was changed. See to it, then run the same c"):
+            restore()
+    assert {p.name for p in newest.parent.iterdir()} == {"1", "2"}
+
+
+def test_damaged_parameters_are_told_with_their_place(tmp_path):
+    _, _, newest, files = _saved(tmp_path)
+    for path in files:
+        path.write_bytes(b"")
+    with pytest.raises(DamagedError, match=rf"the checkpoint {newest} is damaged: .*cannot be re"):
+        checkpoint.restore_params(tmp_path)
 
 
 def test_another_model_is_no_damage(tmp_path):

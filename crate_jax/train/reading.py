@@ -1,0 +1,252 @@
+"""Reads one checkpoint: every leaf with the bits that it was saved with, or what is wrong with it.
+
+The files are read by Orbax's handlers and not through its manager: no process waits here for
+another, so that one that cannot read its part can still tell all.
+"""
+
+import errno
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from crate_jax.config import ConfigError
+from crate_jax.sharding import processes
+from crate_jax.sharding.rules import name_of, named_leaves
+from crate_jax.train import fingerprint
+
+STATE, PARAMS, META, FINGERPRINTS = "state", "params", "meta", "fingerprints"
+"""The items of a checkpoint, each a folder."""
+
+_LEAVES_NAMED = 3
+_PAUSE_SECONDS = 2.0  # before what could not be read is tried again
+
+_HINDRANCES = (
+    errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE,
+    errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTUNREACH,
+)  # fmt: skip
+_HINDERED_WORDS = (
+    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED",
+    "Permission denied", "Input/output error", "Stale file handle", "Too many open files",
+    "Cannot allocate memory", "Out of memory",
+)  # fmt: skip
+
+
+class CheckpointError(ConfigError):
+    """What is wrong with a checkpoint, and what to do."""
+
+
+class DamagedError(RuntimeError):
+    """What of a checkpoint cannot be read, or is not what was saved."""
+
+
+class ReadError(RuntimeError):
+    """What keeps a process from reading a checkpoint that may well be whole."""
+
+
+ERRORS = (ReadError, CheckpointError, DamagedError)
+"""What reading raises; where processes meet different ones, the first of these is raised on all."""
+
+
+def read_state(path: pathlib.Path, like: Any) -> Any:
+    """The state of a checkpoint, in the structure, dtypes and shardings of ``like``.
+
+    Args:
+      path: the checkpoint's folder.
+      like: pytree of ``ShapeDtypeStruct`` with shardings.
+
+    Raises:
+      CheckpointError: listing the leaves that are missing, unexpected or of another shape or dtype.
+        Nothing is cast, cut or padded.
+      DamagedError: naming the leaves that cannot be read or are not what was saved.
+      ReadError: where rights, storage or memory are in the way, at a second try too.
+        All three are raised on all processes where one meets them.
+    """
+
+    def read():
+        check_leaves(_saved_leaves(path), like, str(path))
+        read_meta(path)
+        return _read_tree(path / STATE, like), read_json(path, FINGERPRINTS)[STATE]
+
+    result, error = None, None
+    try:
+        result = _attempt(read, lambda: _unreadable_leaves(path / STATE, like))
+    except ERRORS as raised:
+        error = raised
+    processes.raise_alike(error, ERRORS)
+    state, sums = result
+    _believe(state, sums)
+    return state
+
+
+def read_params(path: pathlib.Path) -> Any:
+    """The judged parameters of a checkpoint as numpy arrays: the average where there is one.
+
+    Raises:
+      DamagedError: naming the checkpoint and the leaves that are not what was saved.
+      ReadError: as of :func:`read_state`.
+    """
+
+    def read():
+        item = PARAMS if (path / PARAMS).is_dir() else STATE
+        tree = _saved_tree(path / item)
+        if item == STATE:
+            name = "ema" if tree.get("ema") is not None else "params"
+            tree = {name: tree[name]}
+        arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        return _read_tree(path / item, tree, arrays), read_json(path, FINGERPRINTS)[item]
+
+    try:
+        tree, sums = _attempt(read, list)
+        _believe(tree, sums)
+    except DamagedError as error:
+        raise DamagedError(f"the checkpoint {path} is damaged: {error}") from error
+    whole = (path / PARAMS).is_dir()
+    return tree if whole else next(iter(tree.values()))
+
+
+def read_meta(path: pathlib.Path) -> dict:
+    """The JSON saved with a checkpoint.
+
+    Raises:
+      DamagedError: when it cannot be read, or is not what was saved.
+      ReadError: as of :func:`read_state`.
+    """
+    meta, sums = _attempt(lambda: (read_json(path, META), read_json(path, FINGERPRINTS)), list)
+    # The first checkpoints were written without a checksum of their meta.
+    if not isinstance(meta, dict) or sums.get(META, total := fingerprint.of_json(meta)) != total:
+        raise DamagedError("other bits than were saved: meta")
+    return meta
+
+
+def read_json(path: pathlib.Path, item: str) -> Any:
+    """An item that is JSON."""
+    return ocp.JsonCheckpointHandler().restore(epath.Path(path / item))
+
+
+def _attempt(read: Callable[[], Any], unreadable: Callable[[], Sequence[str]]) -> Any:
+    """What ``read`` returns, at a second try where something was in the way of the first.
+
+    On several processes any failure is tried again: shared storage may show a host a folder before
+    all that lies in it.
+
+    Args:
+      read: reads.
+      unreadable: gives the names of leaves that cannot be read, where there are any.
+    """
+    try:
+        return read()
+    except ERRORS:
+        raise
+    except Exception as error:  # whatever Orbax and TensorStore make of what they find
+        if not (_is_hindrance(error) or jax.process_count() > 1):
+            _raise_as_ours(error, unreadable)
+    time.sleep(_PAUSE_SECONDS)
+    try:
+        return read()
+    except ERRORS:
+        raise
+    except Exception as error:
+        _raise_as_ours(error, unreadable)
+
+
+def _raise_as_ours(error: Exception, unreadable: Callable[[], Sequence[str]]) -> NoReturn:
+    why = first_line(error)
+    if _is_hindrance(error):
+        raise ReadError(
+            f"a checkpoint cannot be read: {why}\nNothing was changed. See to it, then run the "
+            f"same command again."
+        ) from error
+    names = ", ".join(unreadable()) or "all of it"
+    raise DamagedError(f"{names} cannot be read: {why}") from error
+
+
+def _is_hindrance(error: Exception) -> bool:
+    """Whether an error tells of rights, storage or memory, and not of what is in the files."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in _HINDRANCES:
+        return True
+    return any(words in str(error) for words in _HINDERED_WORDS)
+
+
+def _believe(tree: Any, sums: Mapping[str, int]) -> None:
+    """Raises where leaves are not what was saved."""
+    wrong = fingerprint.differing(tree, sums)
+    if wrong:
+        few = ", ".join(wrong[:_LEAVES_NAMED])
+        more = len(wrong) - _LEAVES_NAMED
+        raise DamagedError(f"other bits than were saved: {few}{f' and {more} more' * (more > 0)}")
+
+
+def _saved_tree(path: pathlib.Path) -> Any:
+    """Shapes and dtypes of an item, as it was saved."""
+    return ocp.PyTreeCheckpointHandler().metadata(epath.Path(path)).tree
+
+
+def _saved_leaves(path: pathlib.Path) -> dict[str, tuple]:
+    return leaves(_saved_tree(path / STATE))
+
+
+def _read_tree(path: pathlib.Path, like: Any, restore_args: Any = None) -> Any:
+    """An item or a part of one."""
+    if restore_args is None:
+        restore_args = ocp.checkpoint_utils.construct_restore_args(like)
+    restore = ocp.args.PyTreeRestore(like, restore_args=restore_args, partial_restore=True)
+    return ocp.PyTreeCheckpointHandler().restore(epath.Path(path), args=restore)
+
+
+def _unreadable_leaves(path: pathlib.Path, like: Any) -> list[str]:
+    """The first leaves that cannot be read by themselves; none where nothing can be."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(like)
+    bad = []
+    for keys, leaf in flat:
+        try:
+            _read_tree(path, _nested(keys, leaf))
+        except Exception:
+            bad.append(name_of(keys))
+        if len(bad) == _LEAVES_NAMED:
+            break
+    return bad
+
+
+def _nested(path: tuple, leaf: Any) -> dict:
+    """A pytree of one leaf, as Orbax names its places."""
+    for key in reversed(path):
+        leaf = {name_of((key,)): leaf}
+    return leaf
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the pages that Orbax and TensorStore add."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
+def leaves(tree: Any) -> dict[str, tuple]:
+    """``{path: (shape, dtype)}`` of a pytree, the path as ``a/b/c``."""
+    return {name: (tuple(x.shape), np.dtype(x.dtype)) for name, x in named_leaves(tree).items()}
+
+
+def check_leaves(saved: Mapping[str, tuple], like: Any, where: str) -> None:
+    """Raises with the leaves at which a checkpoint differs from what is wanted."""
+    wanted = leaves(like)
+
+    def tell(leaf):
+        return "none" if leaf is None else f"{leaf[1]}{list(leaf[0])}"
+
+    differing = [
+        f"{path}: {tell(saved.get(path))} in the checkpoint, {tell(wanted.get(path))} wanted"
+        for path in sorted({*saved, *wanted})
+        if saved.get(path) != wanted.get(path)
+    ]
+    if differing:
+        shown = "\n  ".join(differing[:20])
+        more = f"\n  and {len(differing) - 20} more" if len(differing) > 20 else ""
+        raise CheckpointError(
+            f"the checkpoint {where} is of another model or optimizer:\n  {shown}{more}\n"
+            f"Use the config it was made with, or start from its parameters by "
+            f"config.train.init_from."
+        )
