@@ -36,8 +36,8 @@ from crate_jax.interpret import summary
 from crate_jax.sharding import processes
 from crate_jax.train import workdir as workdirs
 from crate_jax.train.checkpoint import WriteError
-from crate_jax.train.preemption import EXIT_RESUME
-from crate_jax.train.reading import DamagedError, ReadError
+from crate_jax.train.preemption import EXIT_INTERRUPTED, EXIT_RESUME
+from crate_jax.train.reading import DamagedError, ReadError, UnreachableError
 from crate_jax.train.readout import NonFiniteError
 
 config_flags.DEFINE_config_file("config", help_string="config file, FILE or FILE:ARGUMENT")
@@ -225,18 +225,22 @@ LAST_SECONDS = 3.0
 
 def leave(code: int, *, together: bool = False) -> None:
     """Exits; where a process gives up, which others may not do, without waiting for them."""
-    if not together and jax.distributed.is_initialized():
+    place = processes.started()
+    if not together and place is not None:
         sys.stdout.flush()
         sys.stderr.flush()
-        if jax.process_index() == 0:
+        if place.index == 0:
             time.sleep(LAST_SECONDS)
         os._exit(code)
     sys.exit(code)
 
 
+class StoppedEarly(BaseException):
+    """SIGTERM before the loop, which saves first, has taken it over: nothing is begun or lost."""
+
+
 def stop_early(*_) -> None:
-    """What SIGTERM does before the loop takes it over: nothing is begun, so nothing is lost."""
-    raise SystemExit(EXIT_RESUME)
+    raise StoppedEarly
 
 
 def cli() -> None:
@@ -248,13 +252,17 @@ def cli() -> None:
     signal.signal(signal.SIGTERM, stop_early)
     try:
         leave(main(parse(sys.argv)), together=True)
+    except StoppedEarly:
+        leave(EXIT_RESUME)
+    except KeyboardInterrupt:
+        leave(EXIT_INTERRUPTED)
     except ConfigError as error:
         console.print(str(error), markup=False)
         leave(2)
     except (NonFiniteError, WriteError, ReadError, DamagedError) as error:
         console.print(str(error), markup=False)
         leave(1)
-    except processes.StartError as error:
+    except (processes.StartError, UnreachableError) as error:
         console.print(str(error), markup=False)
         leave(EXIT_RESUME)
     except Exception as error:

@@ -150,10 +150,13 @@ def train(config: Config, workdir: pathlib.Path, console: Console | None = None)
     """
 
     begun = processes.of_first([checkpoint.exists(workdir)]) == [True]
+    donor = None
+    if config.train.init_from and not begun:
+        donor = checkpoint.choose(config.train.init_from, config.train.init_checkpoint)
 
     def look():
         run = prepare(config)
-        return run, (lambda state: state) if begun else _start(run, console)
+        return run, _start(run, donor, console)
 
     run, start_from = processes.together(look, (ConfigError, *reading.ERRORS))
     workdirs.claim(workdir, config)
@@ -170,17 +173,16 @@ def train(config: Config, workdir: pathlib.Path, console: Console | None = None)
     return result
 
 
-def _start(run: Run, console: Console | None):
-    """What to do to a fresh state: nothing, or take over ``config.train.init_from``."""
-    source = run.config.train.init_from
-    if not source:
+def _start(run: Run, donor: pathlib.Path | None, console: Console | None):
+    """What to do to a fresh state: nothing, or take over the parameters of another checkpoint."""
+    if donor is None:
         return lambda state: state
-    params, settings = checkpoint.restore_params(source, run.config.train.init_checkpoint)
+    params, settings = reading.read_params(donor), reading.read_meta(donor)["model"]
     adapted = run.system.adapt(params, run.config.train.init_skip)
     differing = setting_differences(settings, describe_model(run.config, run.system))
     if differing and console is not None:
         console.print(
-            f"Starting from {source}, whose model had other settings:", *differing, sep="\n  "
+            f"Starting from {donor}, whose model had other settings:", *differing, sep="\n  "
         )
     return lambda state: run.system.start_from(state, adapted)
 
@@ -203,12 +205,14 @@ def evaluate(config: Config, workdir: pathlib.Path, which: str = "latest") -> tu
     Raises:
       ConfigError: when the checkpoint is of another model than the config's.
     """
-    mesh = create_mesh(config, ("eval_batch_size",))
-    data.validate(config.data, splits=(config.data.eval_split,))
-    system = system_alone(config)
-    with checkpoint.open_existing(workdir) as checkpoints:
-        step = checkpoints.find(which)
-        params, meta = checkpoints.restore_params(step), checkpoints.meta(step)
+    path = checkpoint.choose(workdir, which)
+
+    def look():
+        mesh = create_mesh(config, ("eval_batch_size",))
+        data.validate(config.data, splits=(config.data.eval_split,))
+        return mesh, system_alone(config), reading.read_params(path), reading.read_meta(path)
+
+    mesh, system, params, meta = processes.together(look, (ConfigError, *reading.ERRORS))
     differing = setting_differences(meta["model"], describe_model(config, system))
     if differing:
         lines = "\n  ".join(differing)
@@ -220,7 +224,7 @@ def evaluate(config: Config, workdir: pathlib.Path, which: str = "latest") -> tu
     evaluator = Evaluator(system, mesh, batches(config, mesh))
     with jax.set_mesh(mesh):
         evaluator.run(jax.device_put(params, rules.shardings(mesh, params)))
-    return step, evaluator
+    return int(path.name), evaluator
 
 
 def show(config: Config, console: Console) -> None:

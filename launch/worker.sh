@@ -18,6 +18,8 @@ The run outlives the connection that started it. What follows each exit code:
     75       started again, unless stop asked for it, at most MAX_RESTARTS times
     others   a crash: started again, at most MAX_CRASHES times
 
+A start that lasted an hour begins both counts anew.
+
 All workers do this alike: one that crashes makes the others exit, and all meet again at the next
 start.
 
@@ -101,7 +103,7 @@ start() {
 }
 
 loop() { # what start leaves running; its log is the run's
-  local child='' code crashes=0 restarts=0 told_to_stop=no
+  local child='' code began crashes=0 restarts=0 told_to_stop=no
   on_term() {
     told_to_stop=yes
     [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true
@@ -110,6 +112,7 @@ loop() { # what start leaves running; its log is the run's
   cd "$REPOSITORY"
   while :; do
     say "$(hostname): starting, $(date)"
+    began=$SECONDS
     "$PYTHON" -m crate_jax.main "$@" &
     child=$!
     if [[ $told_to_stop == yes ]]; then kill -TERM "$child" 2>/dev/null || true; fi
@@ -120,6 +123,7 @@ loop() { # what start leaves running; its log is the run's
     done
     say "$(hostname): exit code $code, $(date)"
     if [[ $told_to_stop == yes ]]; then break; fi
+    if ((SECONDS - began > 3600)); then crashes=0 restarts=0; fi
     case $code in
       0 | 1 | 2) break ;;
       75)

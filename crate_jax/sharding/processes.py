@@ -36,8 +36,10 @@ PACKAGES = (
 """Packages whose versions must agree: they decide numbers, or the layout of what is saved."""
 
 RETRY_SECONDS = 0.2
-PATIENCE_SECONDS = 5.0  # with a caller who has connected and says nothing
+PATIENCE_SECONDS = 2.0  # with a caller who has connected and says nothing
 LONGEST_CARD, LONGEST_TROUBLE = 2**16, 2**12  # bytes
+
+_started: "Place | None" = None
 
 
 class StartError(RuntimeError):
@@ -168,7 +170,9 @@ def start(place: Place, card: Mapping[str, str], *, timeout: float = 300) -> Non
       ConfigError: on all processes that came, naming what differs.
       StartError: on all that came, naming those that did not.
     """
+    global _started
     (_call_roll if place.index == 0 else _answer_roll)(place, dict(card), timeout)
+    _started = place
     # Ours notes SIGTERM on any process and all agree on it (train.preemption); JAX's would take
     # the signal away from it.
     jax.config.update("jax_enable_preemption_service", False)
@@ -180,6 +184,14 @@ def start(place: Place, card: Mapping[str, str], *, timeout: float = 300) -> Non
         cluster_detection_method="deactivate",
         initialization_timeout=max(10, int(timeout)),
     )
+
+
+def started() -> Place | None:
+    """The place of this process once the roll was called; None where it is alone.
+
+    Unlike ``jax.process_index`` it waits for no other process.
+    """
+    return _started
 
 
 def _call_roll(place: Place, card: dict[str, str], timeout: float) -> None:
@@ -197,41 +209,50 @@ def _call_roll(place: Place, card: dict[str, str], timeout: float) -> None:
     deadline = time.monotonic() + timeout
     first = {"host": socket.gethostname(), "count": place.count, "card": card}
     callers: list[_Caller] = []
-    error, missing = None, False
+    verdict = None
 
     def heard():
         return {0: first} | {caller.index: caller.said for caller in callers}
 
     with server:
         try:
-            while error is None:
-                if len(heard()) >= place.count:  # unless one has given up meanwhile
+            while verdict is None:
+                left = deadline - time.monotonic()
+                if left <= 0 or len(heard()) >= place.count:  # unless some have given up meanwhile
                     callers = [caller for caller in callers if not caller.has_hung_up()]
                 if len(heard()) >= place.count:
-                    error = compare(heard())
-                    break
-                server.settimeout(max(0.01, deadline - time.monotonic()))
-                try:
-                    line, _ = server.accept()
-                except TimeoutError:
-                    error, missing = _tell_missing(heard(), place.count, timeout), True
-                    break
-                caller = _Caller.listen(line)
-                if caller is None:
-                    continue
-                # One that gave up, or was killed, may have been started again.
-                callers = [c for c in callers if c.index != caller.index or not c.has_hung_up()]
-                if caller.index in heard():
-                    error = (
-                        f"two processes say they are process {caller.index}, on "
-                        f"{heard()[caller.index]['host']} and on {caller.said['host']}; give each "
-                        f"its own --process."
-                    )
-                callers.append(caller)
+                    verdict = {"error": compare(heard()), "missing": False}
+                elif left <= 0:
+                    error = _tell_missing(heard(), place.count, timeout)
+                    verdict = {"error": error, "missing": True}
+                else:
+                    server.settimeout(left)
+                    with contextlib.suppress(TimeoutError):
+                        line, _ = server.accept()
+                        caller = _Caller.listen(line, min(PATIENCE_SECONDS, left))
+                        if caller is not None:
+                            # One that gave up, or was killed, may have been started again.
+                            callers = [c for c in callers if not c.is_gone_before(caller)]
+                            twin = heard().get(caller.index)
+                            callers.append(caller)
+                            if twin is not None:
+                                error = _tell_twins(caller, twin)
+                                verdict = {"error": error, "missing": True}
         finally:
             for caller in callers:
-                caller.tell({"error": error, "missing": missing})
-    _raise(error, missing)
+                if verdict is None:  # this process is told to stop: theirs may call again
+                    caller.line.close()
+                else:
+                    caller.tell(verdict)
+    _raise(**verdict)
+
+
+def _tell_twins(caller: "_Caller", other: Mapping) -> str:
+    return (
+        f"two processes say they are process {caller.index}, on {other['host']} and on "
+        f"{caller.said['host']}; give each its own --process, or wait until the one that was "
+        f"started before has ended."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,10 +264,10 @@ class _Caller:
     said: Mapping[str, Any]
 
     @classmethod
-    def listen(cls, line: socket.socket) -> "_Caller | None":
+    def listen(cls, line: socket.socket, patience: float) -> "_Caller | None":
         """Who is on a line; None, and the line closed, where it is none of ours."""
         try:
-            line.settimeout(PATIENCE_SECONDS)
+            line.settimeout(patience)
             said = _receive(line)
             caller = cls(said.pop("index"), line, said)
             if isinstance(caller.index, int) and {"host", "count", "card"} <= said.keys():
@@ -255,6 +276,10 @@ class _Caller:
             pass
         line.close()
         return None
+
+    def is_gone_before(self, later: "_Caller") -> bool:
+        """Whether ``later`` is the same process, started again after this one has ended."""
+        return self.index == later.index and self.has_hung_up()
 
     def has_hung_up(self) -> bool:
         """Whether the process is gone: it has nothing more to say before it hears the verdict."""

@@ -29,10 +29,11 @@ from crate_jax.train.reading import (
     FINGERPRINTS,
     META,
     PARAMS,
+    SEEN_WITHIN,
     STATE,
     CheckpointError,
     DamagedError,
-    ReadError,
+    UnreachableError,
     first_line,
 )
 
@@ -44,8 +45,6 @@ _HANDLERS = {
     META: ocp.JsonCheckpointHandler,
     FINGERPRINTS: ocp.JsonCheckpointHandler,
 }
-SEEN_WITHIN = 60.0
-"""Seconds that shared storage may take to show a host what another has written."""
 
 
 class WriteError(RuntimeError):
@@ -72,8 +71,10 @@ class Checkpoints:
       directory: the run's workdir.
       keep_last: newest checkpoints kept.
       keep_best: checkpoints of the highest scores kept besides; see :meth:`score`.
-      read_only: write and delete nothing.
       report: told what was found damaged.
+
+    Raises:
+      CheckpointError: where all checkpoints are empty; they stay where they are.
     """
 
     def __init__(
@@ -82,18 +83,13 @@ class Checkpoints:
         *,
         keep_last: int = 2,
         keep_best: int = 1,
-        read_only: bool = False,
         report: Callable[[str], None] = logging.error,
     ):
         self._report = report
         self.directory = pathlib.Path(directory).absolute() / SUBDIRECTORY
         self._scores_path = self.directory / _SCORES
-        self.scores = {}
-        with contextlib.suppress(FileNotFoundError, ValueError):  # a power cut may have emptied it
-            saved = json.loads(self._scores_path.read_text())
-            self.scores = {int(step): score for step, score in saved.items()}
-        if not read_only:
-            self._set_empty_ones_aside()
+        self.scores = _read_scores(self._scores_path)
+        self._set_empty_ones_aside()
         self._manager = ocp.CheckpointManager(
             self.directory,
             item_handlers={name: handler() for name, handler in _HANDLERS.items()},
@@ -102,9 +98,7 @@ class Checkpoints:
                     [policies.LatestN(max(1, keep_last)), _Best(self.scores, keep_best)]
                 ),
                 save_decision_policy=policies.FixedIntervalPolicy(1),
-                cleanup_tmp_directories=not read_only,
-                create=not read_only,
-                read_only=read_only,
+                cleanup_tmp_directories=True,
             ),
         )
 
@@ -125,25 +119,6 @@ class Checkpoints:
         steps = processes.of_first(self.steps())
         return steps[-1] if steps else None
 
-    def find(self, which: str) -> int:
-        """The step that ``latest``, ``best`` or a number names.
-
-        Raises:
-          CheckpointError: when there is none.
-        """
-        steps = self.steps()
-        scored = [step for step in steps if step in self.scores]
-        if which == "latest" and steps:
-            return steps[-1]
-        if which == "best" and scored:
-            return max(scored, key=lambda step: (self.scores[step], step))
-        if which.isdigit() and int(which) in steps:
-            return int(which)
-        there = ", ".join(map(str, steps)) or "none"
-        raise CheckpointError(
-            f"{self.directory} has no checkpoint {which!r}; write latest, best or one of: {there}."
-        )
-
     def save(self, step: int, state: Any, meta: Mapping, judged: Any = None) -> None:
         """Copies the state off the devices and writes it in the background; once for a step.
 
@@ -156,7 +131,7 @@ class Checkpoints:
         Raises:
           WriteError: when this or an earlier one could not be written.
         """
-        if step in self.steps():
+        if processes.of_first([step in self.steps()]) == [True]:
             return
         trees = {STATE: state, PARAMS: judged}
         trees = {name: tree for name, tree in trees.items() if tree is not None}
@@ -208,82 +183,84 @@ class Checkpoints:
         with self._surfacing():
             self._manager.check_for_errors()
 
-    def meta(self, step: int) -> dict:
-        """The JSON saved with a checkpoint; see :func:`reading.read_meta`."""
-        return reading.read_meta(self.directory / str(step))
+    def restore_newest(self, like: Any) -> tuple[int, Any, dict]:
+        """The newest step whose state can be read, that state, and the JSON saved with it.
 
-    def restore(self, step: int, like: Any) -> Any:
-        """The state of a step, in the structure, dtypes and shardings of ``like``.
-
-        See :func:`reading.read_state` for what it raises.
-        """
-        return reading.read_state(self.directory / str(step), like)
-
-    def restore_newest(self, like: Any) -> tuple[int, Any]:
-        """The newest step whose state can be read, and that state; damaged newer ones go aside.
+        Damaged newer ones are set aside.
 
         Args:
-          like: as in :meth:`restore`.
+          like: as of :func:`reading.read_state`.
 
         Raises:
           CheckpointError: when a checkpoint is of another model, or none can be read; then all
             stay where they are.
+          UnreachableError, ReadError: where storage, rights or memory are in the way.
         """
         damaged = {}
         for step in reversed(processes.of_first(self.steps())):
-            processes.raise_alike(self._await(step), (ReadError,))
+            self._await(step, there=True)
             try:
-                state = self.restore(step, like)
+                state, meta = reading.read_state(self.directory / str(step), like)
             except DamagedError as error:
                 damaged[step] = str(error)
                 continue
             for bad, why in damaged.items():
-                self._report(
-                    f"checkpoint {self.directory / str(bad)} is damaged and set aside: {why}"
-                )
-                self._set_aside(self.directory / str(bad))
+                self._set_aside(self.directory / str(bad), why)
             if damaged:
                 processes.barrier("damaged checkpoints are set aside")
+                for bad in damaged:
+                    self._await(bad, there=False)
+            return step, state, meta
+        raise self._none_can_be_read(damaged)
+
+    def _await(self, step: int, *, there: bool) -> None:
+        """Returns when all processes see that a checkpoint is there, or is not, as process 0 does.
+
+        NFS and mounted buckets keep listings for a while.
+
+        Raises:
+          UnreachableError: on all processes, where one does not come to see it.
+        """
+        deadline, error = time.monotonic() + SEEN_WITHIN * (jax.process_count() > 1), None
+        self._manager.reload()
+        while (step in self.steps()) != there and error is None:
+            if time.monotonic() > deadline:
+                what = "has is not seen" if there else "has set aside is still seen"
+                error = UnreachableError(
+                    f"the checkpoint {self.directory / str(step)} that process 0 {what} here. Let "
+                    f"all hosts share the storage, then run the same command again."
+                )
+            else:
+                time.sleep(1)
                 self._manager.reload()
-            return step, state
+        processes.raise_alike(error, (UnreachableError,))
+
+    def _set_empty_ones_aside(self) -> None:
+        """Process 0 does; what a cut-off copy or a full disk leaves is no checkpoint."""
+        error = None
+        if jax.process_index() == 0:
+            steps = _steps_in(self.directory)
+            empty = [step for step in steps if not any((self.directory / str(step)).iterdir())]
+            if empty and empty == steps:
+                error = self._none_can_be_read(dict.fromkeys(empty, "it is empty"))
+            else:
+                for step in empty:
+                    self._set_aside(self.directory / str(step), "it is empty")
+        processes.raise_alike(error, (CheckpointError,))
+
+    def _none_can_be_read(self, damaged: Mapping[int, str]) -> CheckpointError:
         lines = "\n  ".join(f"{step}: {why}" for step, why in damaged.items())
-        raise CheckpointError(
+        return CheckpointError(
             f"no checkpoint under {self.directory} can be read:\n  {lines}\n"
             f"Put whole ones back, or choose another --workdir to start over."
         )
 
-    def _await(self, step: int) -> ReadError | None:
-        """Returns when this process sees the checkpoint that process 0 has chosen, or an error.
-
-        NFS and mounted buckets keep listings for a while.
-        """
-        deadline = time.monotonic() + SEEN_WITHIN * (jax.process_count() > 1)
-        while step not in self.steps():
-            if time.monotonic() > deadline:
-                return ReadError(
-                    f"the checkpoint {self.directory / str(step)} that process 0 has is not seen "
-                    f"here. Let all hosts share the storage, then run the same command again."
-                )
-            time.sleep(1)
-            self._manager.reload()
-        return None
-
-    def _set_empty_ones_aside(self) -> None:
-        if jax.process_index() == 0 and self.directory.is_dir():
-            for path in list(self.directory.iterdir()):
-                if path.name.isdigit() and not any(path.iterdir()):
-                    self._set_aside(path)
-        processes.barrier("empty checkpoints are set aside")
-
-    def _set_aside(self, path: pathlib.Path) -> None:
+    def _set_aside(self, path: pathlib.Path, why: str) -> None:
         """Process 0 renames a checkpoint; one of the same step may lie there from before."""
+        self._report(f"checkpoint {path} is damaged and set aside: {why}")
         if jax.process_index() == 0:
             names = (f"{path.name}.damaged{f'.{n}' * (n > 0)}" for n in itertools.count())
             path.rename(next(p for p in map(path.with_name, names) if not p.exists()))
-
-    def restore_params(self, step: int) -> Any:
-        """The judged parameters of a step; see :func:`reading.read_params`."""
-        return reading.read_params(self.directory / str(step))
 
 
 def save_params(directory: pathlib.Path, params: Any, model: Mapping) -> None:
@@ -296,7 +273,7 @@ def save_params(directory: pathlib.Path, params: Any, model: Mapping) -> None:
         checkpoints.wait()
 
 
-def restore_params(directory: pathlib.Path, which: str = "latest") -> tuple[Any, dict]:
+def restore_params(directory: str | pathlib.Path, which: str = "latest") -> tuple[Any, dict]:
     """The judged parameters of a run or of :func:`save_params`, and the model's settings.
 
     Args:
@@ -306,26 +283,74 @@ def restore_params(directory: pathlib.Path, which: str = "latest") -> tuple[Any,
     Raises:
       CheckpointError: when there is no such checkpoint.
     """
-    with open_existing(directory) as checkpoints:
-        step = checkpoints.find(which)
-        return checkpoints.restore_params(step), checkpoints.meta(step)["model"]
+    path = choose(directory, which)
+    return reading.read_params(path), reading.read_meta(path)["model"]
+
+
+def choose(directory: str | pathlib.Path, which: str = "latest") -> pathlib.Path:
+    """The checkpoint that ``latest``, ``best`` or a number names, for all what process 0 sees.
+
+    The run may be under way; nothing is written, and all processes must call this.
+
+    Args:
+      directory: a workdir, or what :func:`save_params` wrote.
+      which: ``latest``, ``best`` (by score) or a step.
+
+    Raises:
+      CheckpointError: when there is none.
+      UnreachableError: on all processes, where one does not come to see it.
+    """
+    where, step, error = pathlib.Path(directory).absolute() / SUBDIRECTORY, -1, None
+    if jax.process_index() == 0:
+        try:
+            step = _find(where, which)
+        except CheckpointError as raised:
+            error = raised
+    processes.raise_alike(error, (CheckpointError,))
+    (step,) = processes.of_first([step])
+    path = where / str(step)
+    deadline = time.monotonic() + SEEN_WITHIN
+    while not path.is_dir() and time.monotonic() < deadline:
+        time.sleep(1)
+    if not path.is_dir():
+        error = UnreachableError(f"the checkpoint {path} that process 0 sees is not seen here.")
+    processes.raise_alike(error, (UnreachableError,))
+    return path
+
+
+def _find(where: pathlib.Path, which: str) -> int:
+    steps = [step for step in _steps_in(where) if any((where / str(step)).iterdir())]
+    if not steps:
+        raise CheckpointError(
+            f"{where.parent} holds no checkpoints; give the workdir of a run, or what "
+            f"python -m crate_jax.convert wrote."
+        )
+    scores = _read_scores(where / _SCORES)
+    scored = [step for step in steps if step in scores]
+    if which == "latest":
+        return steps[-1]
+    if which == "best" and scored:
+        return max(scored, key=lambda step: (scores[step], step))
+    if which.isdigit() and int(which) in steps:
+        return int(which)
+    raise CheckpointError(
+        f"{where} has no checkpoint {which!r}; write latest, best or one of: "
+        f"{', '.join(map(str, steps))}."
+    )
 
 
 def exists(directory: pathlib.Path) -> bool:
-    """Whether a directory holds a whole checkpoint."""
-    parent = pathlib.Path(directory) / SUBDIRECTORY
-    return parent.is_dir() and any(path.name.isdigit() for path in parent.iterdir())
+    """Whether a directory holds a checkpoint, be it a good one or not."""
+    return bool(_steps_in(pathlib.Path(directory) / SUBDIRECTORY))
 
 
-def open_existing(directory: pathlib.Path) -> Checkpoints:
-    """The checkpoints of a run that may be under way; nothing is written or cleaned up.
+def _steps_in(where: pathlib.Path) -> list[int]:
+    """Steps of the folders that are named like checkpoints, rising."""
+    names = [path.name for path in where.iterdir()] if where.is_dir() else []
+    return sorted(int(name) for name in names if name.isdigit())
 
-    Raises:
-      CheckpointError: when the directory holds none.
-    """
-    if not exists(directory):
-        raise CheckpointError(
-            f"{directory} holds no checkpoints; give the workdir of a run, or what "
-            f"python -m crate_jax.convert wrote."
-        )
-    return Checkpoints(directory, read_only=True)
+
+def _read_scores(path: pathlib.Path) -> dict[int, float]:
+    with contextlib.suppress(FileNotFoundError, ValueError):  # a power cut may have emptied it
+        return {int(step): score for step, score in json.loads(path.read_text()).items()}
+    return {}

@@ -142,8 +142,8 @@ def run(
         if first is None:
             first, state = 0, start_from(fresh_state(system, like, batch, init_key))
         else:
-            hoped, (first, state) = first, checkpoints.restore_newest(like)
-            check_length(checkpoints.meta(first)["total_steps"], total_steps)
+            hoped, (first, state, saved) = first, checkpoints.restore_newest(like)
+            check_length(saved["total_steps"], total_steps)
             if first != hoped:
                 source = data.train(first)
                 rows = next(source)

@@ -5,10 +5,11 @@ another, so that one that cannot read its part can still tell all.
 """
 
 import errno
+import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,17 +25,20 @@ STATE, PARAMS, META, FINGERPRINTS = "state", "params", "meta", "fingerprints"
 """The items of a checkpoint, each a folder."""
 
 _LEAVES_NAMED = 3
-_PAUSE_SECONDS = 2.0  # before what could not be read is tried again
+SEEN_WITHIN = 60.0
+"""Seconds that shared storage may take to show a host what another has written."""
 
-_HINDRANCES = (
-    errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE,
-    errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTUNREACH,
+_PAUSE_SECONDS = 2.0  # before what could not be read is tried again
+_PATIENCE_SECONDS = 6.0  # with storage that does not answer, where there is one process
+
+_LASTING = (errno.EACCES, errno.EPERM, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+_PASSING = (
+    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTUNREACH, errno.EREMOTEIO,
+    errno.EAGAIN,
 )  # fmt: skip
-_HINDERED_WORDS = (
-    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED",
-    "Permission denied", "Input/output error", "Stale file handle", "Too many open files",
-    "Cannot allocate memory", "Out of memory",
-)  # fmt: skip
+_LASTING_WORDS = (*map(os.strerror, _LASTING), "PERMISSION_DENIED", "Out of memory")
+_PASSING_WORDS = (*map(os.strerror, _PASSING), "UNAVAILABLE", "DEADLINE_EXCEEDED")
+_ABSENT_WORDS = (os.strerror(errno.ENOENT), "NOT_FOUND", "not found", "does not exist")
 
 
 class CheckpointError(ConfigError):
@@ -46,15 +50,19 @@ class DamagedError(RuntimeError):
 
 
 class ReadError(RuntimeError):
-    """What keeps a process from reading a checkpoint that may well be whole."""
+    """Rights or memory keep a process from reading a checkpoint that may well be whole."""
 
 
-ERRORS = (ReadError, CheckpointError, DamagedError)
+class UnreachableError(RuntimeError):
+    """Storage that does not answer; trying again may mend it."""
+
+
+ERRORS = (ReadError, UnreachableError, CheckpointError, DamagedError)
 """What reading raises; where processes meet different ones, the first of these is raised on all."""
 
 
-def read_state(path: pathlib.Path, like: Any) -> Any:
-    """The state of a checkpoint, in the structure, dtypes and shardings of ``like``.
+def read_state(path: pathlib.Path, like: Any) -> tuple[Any, dict]:
+    """The state of a checkpoint, in the structure, dtypes and shardings of ``like``; and its meta.
 
     Args:
       path: the checkpoint's folder.
@@ -64,24 +72,21 @@ def read_state(path: pathlib.Path, like: Any) -> Any:
       CheckpointError: listing the leaves that are missing, unexpected or of another shape or dtype.
         Nothing is cast, cut or padded.
       DamagedError: naming the leaves that cannot be read or are not what was saved.
-      ReadError: where rights, storage or memory are in the way, at a second try too.
-        All three are raised on all processes where one meets them.
+      UnreachableError, ReadError: where storage, or rights or memory, are in the way, at further
+        tries too. All are raised on all processes where one meets them.
     """
 
     def read():
         check_leaves(_saved_leaves(path), like, str(path))
-        read_meta(path)
-        return _read_tree(path / STATE, like), read_json(path, FINGERPRINTS)[STATE]
+        meta = read_meta(path)
+        return _read_tree(path / STATE, like), read_json(path, FINGERPRINTS)[STATE], meta
 
-    result, error = None, None
-    try:
-        result = _attempt(read, lambda: _unreadable_leaves(path / STATE, like))
-    except ERRORS as raised:
-        error = raised
-    processes.raise_alike(error, ERRORS)
-    state, sums = result
-    _believe(state, sums)
-    return state
+    state, sums, meta = processes.together(
+        lambda: _attempt(read, lambda: _unreadable_leaves(path / STATE, like)), ERRORS
+    )
+    wrong = fingerprint.differing(state, sums)  # takes all processes
+    processes.together(lambda: _believe(wrong), ERRORS)
+    return state, meta
 
 
 def read_params(path: pathlib.Path) -> Any:
@@ -89,7 +94,7 @@ def read_params(path: pathlib.Path) -> Any:
 
     Raises:
       DamagedError: naming the checkpoint and the leaves that are not what was saved.
-      ReadError: as of :func:`read_state`.
+      UnreachableError, ReadError: as of :func:`read_state`.
     """
 
     def read():
@@ -102,8 +107,8 @@ def read_params(path: pathlib.Path) -> Any:
         return _read_tree(path / item, tree, arrays), read_json(path, FINGERPRINTS)[item]
 
     try:
-        tree, sums = _attempt(read, list)
-        _believe(tree, sums)
+        tree, sums = _attempt(read, lambda: ["the parameters"])
+        _believe(fingerprint.differing(tree, sums))
     except DamagedError as error:
         raise DamagedError(f"the checkpoint {path} is damaged: {error}") from error
     whole = (path / PARAMS).is_dir()
@@ -115,9 +120,10 @@ def read_meta(path: pathlib.Path) -> dict:
 
     Raises:
       DamagedError: when it cannot be read, or is not what was saved.
-      ReadError: as of :func:`read_state`.
+      UnreachableError, ReadError: as of :func:`read_state`.
     """
-    meta, sums = _attempt(lambda: (read_json(path, META), read_json(path, FINGERPRINTS)), list)
+    meta = _attempt(lambda: read_json(path, META), lambda: [META])
+    sums = _attempt(lambda: read_json(path, FINGERPRINTS), lambda: [FINGERPRINTS])
     # The first checkpoints were written without a checksum of their meta.
     if not isinstance(meta, dict) or sums.get(META, total := fingerprint.of_json(meta)) != total:
         raise DamagedError("other bits than were saved: meta")
@@ -130,52 +136,45 @@ def read_json(path: pathlib.Path, item: str) -> Any:
 
 
 def _attempt(read: Callable[[], Any], unreadable: Callable[[], Sequence[str]]) -> Any:
-    """What ``read`` returns, at a second try where something was in the way of the first.
+    """What ``read`` returns, at a further try where storage did not answer the first.
 
-    On several processes any failure is tried again: shared storage may show a host a folder before
-    all that lies in it.
+    On several processes what is not there is waited for: shared storage may show a host a folder
+    before all that lies in it.
 
     Args:
       read: reads.
-      unreadable: gives the names of leaves that cannot be read, where there are any.
+      unreadable: gives the names of what cannot be read; none where that is everything.
     """
-    try:
-        return read()
-    except ERRORS:
-        raise
-    except Exception as error:  # whatever Orbax and TensorStore make of what they find
-        if not (_is_hindrance(error) or jax.process_count() > 1):
-            _raise_as_ours(error, unreadable)
-    time.sleep(_PAUSE_SECONDS)
-    try:
-        return read()
-    except ERRORS:
-        raise
-    except Exception as error:
-        _raise_as_ours(error, unreadable)
+    several = jax.process_count() > 1
+    deadline = time.monotonic() + (SEEN_WITHIN if several else _PATIENCE_SECONDS)
+    while True:
+        try:
+            return read()
+        except ERRORS:
+            raise
+        except Exception as error:  # whatever Orbax and TensorStore make of what they find
+            passing = _tells(error, _PASSING, _PASSING_WORDS)
+            absent = several and _tells(error, (errno.ENOENT,), _ABSENT_WORDS)
+            if (passing or absent) and time.monotonic() < deadline:
+                time.sleep(_PAUSE_SECONDS)
+                continue
+            why = first_line(error)
+            after = "\nNothing was changed. See to it, then run the same command again."
+            if isinstance(error, MemoryError) or _tells(error, _LASTING, _LASTING_WORDS):
+                raise ReadError(f"a checkpoint cannot be read: {why}{after}") from error
+            if passing:
+                raise UnreachableError(f"a checkpoint cannot be reached: {why}{after}") from error
+            names = ", ".join(unreadable()) or "all of it"
+            raise DamagedError(f"{names} cannot be read: {why}") from error
 
 
-def _raise_as_ours(error: Exception, unreadable: Callable[[], Sequence[str]]) -> NoReturn:
-    why = first_line(error)
-    if _is_hindrance(error):
-        raise ReadError(
-            f"a checkpoint cannot be read: {why}\nNothing was changed. See to it, then run the "
-            f"same command again."
-        ) from error
-    names = ", ".join(unreadable()) or "all of it"
-    raise DamagedError(f"{names} cannot be read: {why}") from error
+def _tells(error: Exception, numbers: Sequence[int], words: Sequence[str]) -> bool:
+    """Whether an error is one of the system's, by its number or by what it says."""
+    return getattr(error, "errno", None) in numbers or any(w in str(error) for w in words)
 
 
-def _is_hindrance(error: Exception) -> bool:
-    """Whether an error tells of rights, storage or memory, and not of what is in the files."""
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) in _HINDRANCES:
-        return True
-    return any(words in str(error) for words in _HINDERED_WORDS)
-
-
-def _believe(tree: Any, sums: Mapping[str, int]) -> None:
+def _believe(wrong: Sequence[str]) -> None:
     """Raises where leaves are not what was saved."""
-    wrong = fingerprint.differing(tree, sums)
     if wrong:
         few = ", ".join(wrong[:_LEAVES_NAMED])
         more = len(wrong) - _LEAVES_NAMED

@@ -11,7 +11,8 @@ import jax
 from crate_jax import config as configs
 from crate_jax.config import ConfigError
 from crate_jax.sharding import processes
-from crate_jax.train.checkpoint import SEEN_WITHIN, SUBDIRECTORY
+from crate_jax.train.checkpoint import SUBDIRECTORY
+from crate_jax.train.reading import SEEN_WITHIN
 
 
 def claim(workdir: pathlib.Path, config) -> None:
@@ -42,9 +43,15 @@ def _check(workdir: pathlib.Path, config) -> None:
             f"config.train.init_from={str(workdir)!r} to start from them."
         )
     if path.exists():
-        old = json.loads(path.read_text())
+        try:
+            old = json.loads(path.read_text())["config"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{path} cannot be read ({error}). Put it back, or delete it to let the config "
+                f"that is given now stand."
+            ) from error
         wanted = configs.numeric_part(config)
-        lines = configs.differences(_only(old["config"], wanted), wanted)
+        lines = configs.differences(_only(old, wanted), wanted)
         if lines:
             raise ConfigError(
                 f"{workdir} holds a run of another config:\n  " + "\n  ".join(lines) + "\n"
@@ -60,7 +67,10 @@ def _write(workdir: pathlib.Path, config) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".json.partial")
-        partial.write_text(json.dumps(new, indent=2) + "\n")
+        with partial.open("w") as file:
+            file.write(json.dumps(new, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # so that no power cut leaves an empty one
         os.replace(partial, path)
     except OSError as error:
         raise ConfigError(f"--workdir {workdir} cannot be written: {error.strerror}.") from error

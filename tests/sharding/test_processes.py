@@ -1,8 +1,10 @@
 """The roll call, in threads that stand for processes; who is missing or differs is named on all."""
 
+import contextlib
 import json
 import socket
 import threading
+import time
 
 import jax
 import pytest
@@ -124,6 +126,55 @@ def test_one_that_died_while_it_waited_is_missing_at_the_end(port):
     assert isinstance(error, StartError) and "1 of 3 processes did not come" in str(error)
     assert "within 1.5 s: 1. There are" in str(error)
     assert b"did not come" in line.recv(4096)
+
+
+def test_one_that_died_is_missing_where_another_never_came(port):
+    heard = []
+    first = threading.Thread(target=lambda: heard.extend(_call(port, [(0, CARD)], 3, timeout=1.0)))
+    first.start()
+    _says(port, 1).close()
+    first.join(timeout=20)
+    assert "2 of 3 processes did not come within 1 s: 1, 2." in str(heard[0])
+
+
+def test_process_0_that_is_stopped_gives_no_verdict(port, monkeypatch):
+    """Its callers hear nothing, and call again."""
+
+    class Stopped(BaseException):
+        pass
+
+    def stop(*_):
+        raise Stopped
+
+    def first():
+        with pytest.raises(Stopped):
+            processes.start(Place(f"localhost:{port}", 3, 0), CARD, timeout=10)
+
+    monkeypatch.setattr(processes, "compare", stop)
+    thread = threading.Thread(target=first)
+    thread.start()
+    lines = [_says(port, 1), _says(port, 2)]
+    thread.join(timeout=20)
+    assert [line.recv(4096) for line in lines] == [b"", b""]
+
+
+def test_strangers_do_not_hold_the_roll_beyond_its_time(port, monkeypatch):
+    monkeypatch.setattr(processes, "PATIENCE_SECONDS", 0.4)
+    over = threading.Event()
+
+    def bother():
+        while not over.is_set():
+            with contextlib.suppress(OSError):
+                with socket.create_connection(("localhost", port), 1):
+                    over.wait(0.3)
+
+    stranger = threading.Thread(target=bother)
+    stranger.start()
+    began = time.monotonic()
+    (error,) = _call(port, [(0, CARD)], 2, timeout=1.5)
+    over.set()
+    stranger.join(timeout=20)
+    assert isinstance(error, StartError) and time.monotonic() - began < 5
 
 
 def test_another_count_is_named(port):

@@ -5,7 +5,8 @@
 ``compiling:FILE``, ``stepping:FILE``, ``evaluating:FILE`` and ``saving:FILE`` touch FILE when the
 run is in that phase, and stay in it for a while: a signal that is sent once FILE is there hits it.
 ``records:DIRECTORY`` notes which records each step was given, ``poison:RECORD`` makes the image of
-one record of the training split nan.
+one record of the training split nan. Process 1 alone stays long in ``preparing:FILE``, and does not
+see ``blind:DIRECTORY``.
 """
 
 import asyncio
@@ -18,13 +19,38 @@ import jax
 import numpy as np
 from orbax.checkpoint._src.path import atomicity
 
-from crate_jax import main
+from crate_jax import main, run
 from crate_jax.data import pipeline
-from crate_jax.train import evaluation, loop
+from crate_jax.train import checkpoint, evaluation, loop
 
-STAY_SECONDS = 1.0
+STAY_SECONDS, LONG_SECONDS = 1.0, 60.0
 STEP = 5
 """Step of this process in which ``stepping`` stays."""
+
+
+def preparing(file: str) -> None:
+    """Before anything is begun, where the other process waits for this one."""
+    prepare = run.prepare
+
+    def slow(config):
+        if jax.process_index() == 1:
+            pathlib.Path(file).touch()
+            time.sleep(LONG_SECONDS)
+        return prepare(config)
+
+    run.prepare = slow
+
+
+def blind(directory: str) -> None:
+    """A directory that the other host alone has, and little patience with its not being here."""
+    is_dir = pathlib.Path.is_dir
+
+    def seen(self, **kwargs):
+        hidden = jax.process_index() == 1 and self.is_relative_to(directory)
+        return not hidden and is_dir(self, **kwargs)
+
+    pathlib.Path.is_dir = seen
+    checkpoint.SEEN_WITHIN = 1.0
 
 
 def compiling(file: str) -> None:
@@ -115,7 +141,10 @@ def _stay(file: str) -> None:
     time.sleep(STAY_SECONDS)
 
 
-HANDS = {f.__name__: f for f in (compiling, stepping, evaluating, saving, records, poison)}
+HANDS = {
+    f.__name__: f
+    for f in (preparing, blind, compiling, stepping, evaluating, saving, records, poison)
+}
 
 
 if __name__ == "__main__":

@@ -135,3 +135,28 @@ def test_sigterm_to_a_process_that_waits_for_others_asks_to_be_resumed(tmp_path)
     lone.send(signal.SIGTERM)
     code, output = lone.finish(patience=30)
     assert code == 75, output
+
+
+def test_sigterm_to_one_that_others_wait_for_ends_both_within_seconds(tmp_path):
+    """Before the loop: one of them sits in its preparations, the other in what takes both."""
+    marker = tmp_path / "preparing"
+    processes = runs.start_several(tmp_path / "run", hands=[f"preparing:{marker}"])
+    runs.wait_for(marker.exists, *processes)
+    time.sleep(1)
+    processes[1].send(signal.SIGTERM)
+    began = time.monotonic()
+    assert processes[1].finish()[0] == 75
+    code, output = processes[0].finish()
+    assert code in (75, -signal.SIGABRT) and time.monotonic() - began < 60, output
+
+
+def test_a_donor_that_one_host_does_not_see_is_told_on_both(tmp_path):
+    """``init_from`` on a disk of process 0's own."""
+    donor = tmp_path / "donor"
+    runs.run(donor, "--config.train.steps=3")
+    both = runs.start_several(
+        tmp_path / "run", f"--config.train.init_from={donor}", hands=[f"blind:{donor}"]
+    )
+    for process in both:
+        code, output = process.finish()
+        assert code == 75 and "that process 0 sees is not seen here" in output, output

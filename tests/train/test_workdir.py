@@ -53,3 +53,12 @@ def test_converted_weights_are_not_trained_over(tmp_path):
     with pytest.raises(ConfigError, match="holds converted weights and no run.*init_from="):
         workdir.claim(tmp_path, CONFIG)
     assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize("text", ["", '{"digest": "a"}', "[]"])
+def test_a_config_file_that_was_cut_off_gets_a_sentence(text, tmp_path):
+    workdir.claim(tmp_path, CONFIG)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match="config.json cannot be read .*Put it back, or delete"):
+        workdir.claim(tmp_path, CONFIG)
+    assert (tmp_path / "config.json").read_text() == text
