@@ -5,6 +5,7 @@ epoch ``e = p div n``, augmented by a generator seeded by p. Hosts take some row
 batch, workers whole batches; neither changes what a position holds.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -160,9 +161,9 @@ class _EvalPositions:
         }
 
 
-def _stack(examples: list[dict]) -> dict[str, np.ndarray]:
+def _stack(examples: list[dict], config: DataConfig) -> dict[str, np.ndarray]:
     return {
-        "image": np.stack([e["image"] for e in examples]),
+        "image": transforms.normalise([e["image"] for e in examples], config),
         "label": np.array([e["label"] for e in examples], np.int32),
         "index": np.array([e["index"] for e in examples], np.int64),
         "skipped": np.int32(sum(e["skipped"] for e in examples)),
@@ -170,10 +171,12 @@ def _stack(examples: list[dict]) -> dict[str, np.ndarray]:
     }
 
 
-def _batches(dataset, batch_size: int, rows: Sequence[int] | None):
+def _batches(config: DataConfig, dataset, batch_size: int, rows: Sequence[int] | None):
     """The batches of a dataset of positions, or some rows of each."""
     rows = range(batch_size) if rows is None else rows
-    return _Rows(dataset, batch_size=batch_size, rows=rows).batch(len(rows), batch_fn=_stack)
+    return _Rows(dataset, batch_size=batch_size, rows=rows).batch(
+        len(rows), batch_fn=functools.partial(_stack, config=config)
+    )
 
 
 def _iterate(batches, *, threads: int, workers: int) -> Iterator[dict[str, np.ndarray]]:
@@ -215,7 +218,7 @@ def train_batches(
         .repeat()
         .random_map(_TrainTransform(config))
     )
-    batches = _batches(positions, batch_size, rows)
+    batches = _batches(config, positions, batch_size, rows)
     return _iterate(batches[start_step:], threads=TRAIN_THREADS, workers=config.workers)
 
 
@@ -229,6 +232,6 @@ def eval_batches(
     """
     source = open_source(config, config.eval_split)
     positions = grain.MapDataset.source(_EvalPositions(source, config, batch_size))
-    batches = _batches(positions, batch_size, rows)
+    batches = _batches(config, positions, batch_size, rows)
     # Threads for workers: processes would be spawned anew, seconds long, at every evaluation.
     return _iterate(batches, threads=max(2, config.workers), workers=0)

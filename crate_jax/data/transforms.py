@@ -5,6 +5,7 @@ Pillow's filters widen when they shrink an image, which is torchvision's ``antia
 
 import functools
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -90,13 +91,25 @@ def _normalised_levels(mean: tuple[float, ...], std: tuple[float, ...]) -> np.nd
     return np.arange(256, dtype=np.float32)[None, :, None] * scale - shift
 
 
-def normalise(image: np.ndarray, config: DataConfig) -> np.ndarray:
-    """``(x / 255 - mean) / std``, float32; a byte has 256 values, so one pass over a table."""
-    return cv2.LUT(image, _normalised_levels(config.mean, config.std)).reshape(image.shape)
+def normalise(images: Sequence[np.ndarray], config: DataConfig) -> np.ndarray:
+    """``(x / 255 - mean) / std`` of uint8 images of one size, as one float32 batch.
+
+    A byte has 256 values, so each image is one pass over a table, straight to its place.
+
+    Raises:
+      ValueError: on images of several sizes.
+    """
+    table = _normalised_levels(config.mean, config.std)
+    batch = np.empty((len(images), *images[0].shape), np.float32)
+    for row, image in zip(batch, images, strict=True):
+        if image.shape != row.shape:  # OpenCV would write elsewhere
+            raise ValueError(f"a batch holds images of {row.shape} and of {image.shape}.")
+        cv2.LUT(image, table, row)
+    return batch
 
 
 def train_transform(image: np.ndarray, config: DataConfig, rng: np.random.Generator) -> np.ndarray:
-    """Crop, flip, RandAugment, normalise: ``(H, W, C)`` uint8 to float32 of ``image_size``."""
+    """Crop, flip, RandAugment: uint8 ``(H, W, C)`` to ``(size, size, C)``, not normalised yet."""
     size = config.image_size
     if config.crop == "inception":
         top, left, h, w = inception_crop(rng, *image.shape[:2], config.crop_area)
@@ -115,15 +128,15 @@ def train_transform(image: np.ndarray, config: DataConfig, rng: np.random.Genera
             image, rng, kind=config.randaugment_kind,
             layers=config.randaugment_layers, magnitude=config.randaugment_magnitude,
         )  # fmt: skip
-    return normalise(image, config)
+    return image
 
 
 def eval_transform(image: np.ndarray, config: DataConfig) -> np.ndarray:
-    """The shorter side resized and the centre cropped, or the whole squeezed to a square."""
+    """The shorter side resized and the centre cropped, or the whole squeezed to a square; uint8."""
     size = config.image_size
     if config.eval_resize == "shorter":
         image = resize_shorter(image, config.eval_resize_size, config.eval_interpolation)
         image = center_crop(image, size)
     else:
         image = resize(image, size, size, config.eval_interpolation)
-    return normalise(image, config)
+    return image

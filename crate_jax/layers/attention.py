@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-import jax
 from flax import linen as nn
 from jax import Array
 
 from crate_jax.layers.initializers import torch_uniform
 from crate_jax.ops.attention import attend
+from crate_jax.ops.products import product
 from crate_jax.sharding.mesh import BATCH_AXES
 from crate_jax.sharding.rules import MESH_AXES
 
@@ -33,13 +33,14 @@ class Subspaces(nn.Module):
 
     def project(self, x_BND: Array) -> Array:
         x_BND, U_DKP = nn.dtypes.promote_dtype(x_BND, self.kernel, dtype=self.dtype)
-        w_BNF = x_BND @ U_DKP.reshape(self.width, -1)  # so compilers need no layout by heads
+        # One axis for all heads, so that compilers need no layout by heads.
+        w_BNF = product(x_BND, U_DKP.reshape(self.width, -1))
         return w_BNF.reshape(*x_BND.shape[:-1], self.heads, self.head_dim)
 
     def lift(self, w_BNKP: Array) -> Array:
         w_BNKP, U_DKP = nn.dtypes.promote_dtype(w_BNKP, self.kernel, dtype=self.dtype)
         w_BNF = w_BNKP.reshape(*w_BNKP.shape[:-2], -1)
-        return w_BNF @ U_DKP.reshape(self.width, -1).T
+        return product(w_BNF, U_DKP.reshape(self.width, -1).T)
 
 
 def merge_heads(x_BNKP: Array, kernel_KPD: Array, dimensions, **settings) -> Array:
@@ -47,7 +48,7 @@ def merge_heads(x_BNKP: Array, kernel_KPD: Array, dimensions, **settings) -> Arr
     assert dimensions == (((x_BNKP.ndim - 2, x_BNKP.ndim - 1), (0, 1)), ((), ()))
     x_BNF = x_BNKP.reshape(*x_BNKP.shape[:-2], -1)
     kernel_FD = kernel_KPD.reshape(-1, kernel_KPD.shape[-1])
-    return jax.lax.dot_general(x_BNF, kernel_FD, (((x_BNF.ndim - 1,), (0,)), ((), ())), **settings)
+    return product(x_BNF, kernel_FD, **settings)
 
 
 class MSSA(nn.Module):

@@ -1,10 +1,10 @@
 """Sparse coding as a layer: CRATE's square ISTA step and CRATE-alpha's overcomplete one."""
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
 from crate_jax.layers.initializers import kaiming_uniform
+from crate_jax.ops.products import product
 from crate_jax.ops.sparse import PROX, ista_step
 
 
@@ -75,10 +75,10 @@ class OvercompleteISTA(nn.Module):
         D1 = self.param("D1", kaiming_uniform, shape, self.param_dtype) if self.decoupled else D
         y_BND, D, D1 = nn.dtypes.promote_dtype(y_BND, D, D1, dtype=self.dtype)
 
-        first = a = PROX[self.prox](self.eta * (y_BND @ D), self.eta * self.lmbda)
+        first = a = PROX[self.prox](self.eta * product(y_BND, D), self.eta * self.lmbda)
         for _ in range(self.steps - 1):
             a = ista_step(a, y_BND, D, eta=self.eta, lmbda=self.lmbda, prox=self.prox)
-        return a @ D1.T, {"codes": a, "first_codes": first}
+        return product(a, D1.T), {"codes": a, "first_codes": first}
 
 
 class Decoded(nn.Module):
@@ -92,4 +92,4 @@ class Decoded(nn.Module):
         width = a_BND.shape[-1]
         D1 = self.param("D1", kaiming_uniform, (width, width), self.param_dtype)
         a_BND, D1 = nn.dtypes.promote_dtype(a_BND, D1, dtype=self.dtype)
-        return jnp.einsum("...a,da->...d", a_BND, D1)
+        return product(a_BND, D1.T)

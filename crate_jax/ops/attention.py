@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from crate_jax.ops.platform import platform
 from crate_jax.ops.shared_attention import DTYPES, shared_attention
 
 IMPLEMENTATIONS = ("einsum", "xla", "cudnn", "pallas")
@@ -61,14 +62,37 @@ def attend(
             q_BNKP, k_BMKP, v_BMKP, scale=scale, is_causal=causal, implementation=implementation
         ), None
 
+    def masked(G_BKNM):
+        if not causal:
+            return G_BKNM
+        seen = jnp.tri(*G_BKNM.shape[-2:], dtype=bool)
+        return jnp.where(jnp.broadcast_to(seen, G_BKNM.shape), G_BKNM, -jnp.inf)
+
     def explicit(q_BNKP, k_BMKP, v_BMKP):
-        G_BKNM = scale * jnp.einsum("...nkp,...mkp->...knm", q_BNKP, k_BMKP)
-        if causal:
-            seen = jnp.tri(*G_BKNM.shape[-2:], dtype=bool)
-            G_BKNM = jnp.where(jnp.broadcast_to(seen, G_BKNM.shape), G_BKNM, -jnp.inf)
+        G_BKNM = masked(scale * jnp.einsum("...nkp,...mkp->...knm", q_BNKP, k_BMKP))
         precise = G_BKNM.astype(jnp.promote_types(G_BKNM.dtype, jnp.float32))
         A_BKNM = jax.nn.softmax(precise, axis=-1).astype(v_BMKP.dtype)
         return jnp.einsum("...knm,...mkp->...nkp", A_BKNM, v_BMKP), A_BKNM
 
-    attention = explicit if implementation == "einsum" else fused
+    def heads_first(q_BNKP, k_BMKP, v_BMKP):
+        """The same for CPUs, whose compiler has a fast path for products of whole matrices alone.
+
+        Weights are divided by their sum after the product, which is a third of the size.
+        """
+        q_BKNP, k_BKMP, v_BKMP = (jnp.swapaxes(x, -3, -2) for x in (q_BNKP, k_BMKP, v_BMKP))
+        G_BKNM = masked(scale * jnp.einsum("...np,...mp->...nm", q_BKNP, k_BKMP))
+        top_BKN1 = jax.lax.stop_gradient(G_BKNM.max(axis=-1, keepdims=True))
+        E_BKNM = jnp.exp(G_BKNM - jnp.broadcast_to(top_BKN1, G_BKNM.shape))
+        sum_BKN1 = E_BKNM.sum(axis=-1, keepdims=True)
+        out_BKNP = jnp.einsum("...nm,...mp->...np", E_BKNM, v_BKMP)
+        out_BKNP /= jnp.broadcast_to(sum_BKN1, out_BKNP.shape)
+        A_BKNM = E_BKNM / jnp.broadcast_to(sum_BKN1, E_BKNM.shape)
+        return jnp.swapaxes(out_BKNP, -3, -2), A_BKNM
+
+    if implementation != "einsum":
+        attention = fused
+    elif platform() == "cpu" and q_BNKP.dtype in (jnp.float32, jnp.float64):
+        attention = heads_first
+    else:
+        attention = explicit
     return (jax.checkpoint(attention) if remat else attention)(q_BNKP, k_BMKP, v_BMKP)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from crate_jax.ops.products import product
+
 
 def soft_threshold(x: Array, threshold: Array | float) -> Array:
     """``sign(x) max(|x| - t, 0)``: the proximal map of ``t ||.||_1``."""
@@ -39,7 +41,7 @@ def ista_step(a: Array, z: Array, D: Array, *, eta: float, lmbda: float, prox: s
       lmbda: weight of the l1 norm.
       prox: ``'relu'`` for non-negative codes, ``'soft'`` for signed ones.
     """
-    return PROX[prox](a + eta * ((z - a @ D.T) @ D), eta * lmbda)
+    return PROX[prox](a + eta * product(z - product(a, D.T), D), eta * lmbda)
 
 
 def ista(z: Array, D: Array, *, steps: int, eta: float, lmbda: float, prox="relu", a0=None):
