@@ -147,6 +147,16 @@ def test_a_mistake_gets_a_sentence_and_touches_nothing(args, words, tmp_path):
     assert not workdir.exists()
 
 
+def test_a_study_is_shown_and_carried_out_by_the_same_command(tmp_path):
+    study = ("--config", "configs/extreme_tokens/theory.py:smoke")
+    code, output = _run(*study, "--mode=show")
+    assert code == 0 and '"study": "theory"' in output, output
+    code, output = _run(*study, "--workdir", tmp_path / "a", "--config.sead=1")
+    assert code == 2 and "config.sead is not a setting; did you mean 'seed'" in output
+    code, output = _run(*study, "--workdir", tmp_path / "a", "--mode=eval")
+    assert code == 2 and "a study has no --mode=eval" in output and not (tmp_path / "a").exists()
+
+
 def test_another_config_in_the_same_workdir_is_refused(whole):
     code, output = _run(*_short_run(whole[0], "--config.optimizer.name=sgd"))
     assert code == 2

@@ -3,8 +3,13 @@
     python -m crate_jax.bench [step] --model crate_alpha --variant B/16     ways to run one step
     python -m crate_jax.bench attention --tokens 257                        implementations
     python -m crate_jax.bench ista                                          formulations
+    python -m crate_jax.bench donation                                      the state kept or not
+    python -m crate_jax.bench stalls                                        metrics read at once
+    python -m crate_jax.bench cache                                         compiling again
     python -m crate_jax.bench peers --torch-python PATH                     the same model elsewhere
     python -m crate_jax.bench input --source tfds:NAME                      the input pipeline
+    python -m crate_jax.bench sweep --torch-python PATH                     seeds under one vmap
+    python -m crate_jax.bench ladder                                        all of these in little
 
 ``--help`` after a word tells its options. Only ratios of one run are worth comparing.
 """
@@ -16,8 +21,13 @@ BENCHES = {
     "step": "crate_jax.bench.step",
     "attention": "crate_jax.bench.attention",
     "ista": "crate_jax.bench.ista",
+    "donation": "crate_jax.bench.donation",
+    "stalls": "crate_jax.bench.stalls",
+    "cache": "crate_jax.bench.cache",
     "peers": "crate_jax.bench.peers",
     "input": "crate_jax.bench.input",
+    "sweep": "crate_jax.bench.sweep",
+    "ladder": "crate_jax.bench.ladder",
 }
 
 

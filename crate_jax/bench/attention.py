@@ -42,11 +42,11 @@ def predict(args, name: str, gradient: bool, flop_rate: float, byte_rate: float)
     return flops / flop_rate + moved / byte_rate
 
 
-def measure(args) -> dict[str, dict[str, float]]:
+def measure(args) -> dict[str, timing.Row]:
     """Rows of seconds and predicted seconds."""
     shape = (args.batch, args.tokens, args.heads, args.head_size)
     w = jax.random.normal(jax.random.key(0), shape, args.dtype)
-    rates = timing.matmul_rate(), timing.copy_rate()
+    rates = timing.matmul_rate(dtype=args.dtype), timing.copy_rate()
     runs, rows = {}, {}
     for name, how in ways().items():
         forward = partial(
@@ -58,8 +58,9 @@ def measure(args) -> dict[str, dict[str, float]]:
             label = f"{name}, gradient" if gradient else name
             runs[label] = partial(function, w)
             rows[label] = {"predicted": predict(args, name, gradient, *rates)}
-    for label, seconds in timing.alternate(runs, args.rounds).items():
-        rows[label]["seconds"] = seconds
+    timing.foretell(rows)
+    for label, measured in timing.alternate(runs, args.rounds).items():
+        rows[label] |= measured
     return rows
 
 

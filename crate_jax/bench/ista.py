@@ -52,7 +52,7 @@ def products(name: str, tokens: int, width: int) -> int:
     return 3 * 2 * (tokens * width * atoms + second)
 
 
-def measure(args) -> dict[str, dict[str, float]]:
+def measure(args) -> dict[str, timing.Row]:
     """Rows of seconds and predicted seconds."""
     y = jax.random.normal(jax.random.key(0), (args.tokens, args.width))
     D = jax.random.normal(jax.random.key(1), (args.width, EXPANSION * args.width)) / args.width
@@ -61,8 +61,9 @@ def measure(args) -> dict[str, dict[str, float]]:
         gradient = jax.jit(jax.grad(lambda y, D, f=function: f(y, D).sum(), argnums=(0, 1)))
         runs[name] = partial(gradient, y, D)
         rows[name] = {"predicted": products(name, args.tokens, args.width) / rate}
-    for name, seconds in timing.alternate(runs, args.rounds).items():
-        rows[name]["seconds"] = seconds
+    timing.foretell(rows)
+    for name, measured in timing.alternate(runs, args.rounds).items():
+        rows[name] |= measured
     return rows
 
 

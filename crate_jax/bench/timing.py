@@ -1,16 +1,25 @@
-"""Timing of several ways to do one thing, in turn, and the table that compares them."""
+"""Timing of several ways to do one thing, in turn, and the table that compares them.
+
+A row is what is known of a way: ``predicted`` seconds, stated before anything is timed, and the
+measured ``seconds`` with their ``fastest`` and ``slowest`` round.
+"""
 
 import json
+import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from crate_jax.config import ConfigError
+
 WIDTH = 110
+
+Row = dict[str, float]
 
 
 class Stepping:
@@ -24,36 +33,54 @@ class Stepping:
         return self.state, out
 
 
-def alternate(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each way, over rounds that go through all in turn; one more warms up.
+def check_rounds(rounds: int) -> None:
+    """Raises a sentence where nothing would be measured."""
+    if rounds < 1:
+        raise ConfigError(f"--rounds must be at least 1; got {rounds}.")
 
-    A way returns arrays, which are waited for, or the seconds that it has measured itself.
+
+def alternate(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Row]:
+    """Times every way over rounds that go through all in turn; one more warms up.
+
+    Every round has an order of its own: what a way leaves behind, memory that the kernel takes back
+    or threads that still spin, does not always fall on the same other. A way returns arrays, which
+    are waited for, or the seconds that it has measured itself.
+
+    Returns:
+      by way, the median as ``seconds``, and the ``fastest`` and ``slowest`` round.
     """
-    seconds = {name: [] for name in ways}
+    seconds, order, shuffle = {name: [] for name in ways}, list(ways), random.Random(0).shuffle
     for r in range(rounds + 1):
-        for name, way in ways.items():
+        shuffle(order)
+        for name in order:
             start = time.perf_counter()
-            out = way()
+            out = ways[name]()
             if not isinstance(out, float):
                 jax.block_until_ready(out)
                 out = time.perf_counter() - start
             if r:
                 seconds[name].append(out)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+    return {name: spread(times) for name, times in seconds.items()}
 
 
-def matmul_rate(size: int = 1024) -> float:
-    """FLOP/s of a square float32 product on the first device, for predictions."""
-    x = jnp.ones((size, size))
+def spread(times: Sequence[float]) -> Row:
+    """Median, least and most of the rounds of a way."""
+    return {"seconds": statistics.median(times), "fastest": min(times), "slowest": max(times)}
+
+
+def matmul_rate(size: int = 1024, dtype: str = "float32") -> float:
+    """FLOP/s of a square product on the first device at its fastest, for predictions."""
+    x = jnp.ones((size, size), dtype)
     product = jax.jit(lambda x: x @ x)
-    return 2 * size**3 / alternate({"product": lambda: product(x)}, 5)["product"]
+    return 2 * size**3 / alternate({"product": lambda: product(x)}, 9)["product"]["fastest"]
 
 
 def copy_rate(size: int = 2**25) -> float:
-    """Bytes a second, read and written, of a pass over 128 MiB, for predictions."""
+    """Bytes a second, read and written, of a pass over 128 MiB in place, for predictions."""
     x = jnp.ones(size)
-    scaled = jax.jit(lambda x: x * 1.5)
-    return 2 * x.nbytes / alternate({"pass": lambda: scaled(x)}, 5)["pass"]
+    moved = 2 * x.nbytes
+    scaled = Stepping(jax.jit(lambda x: (x * 0.5, ()), donate_argnums=0), x)
+    return moved / alternate({"pass": scaled}, 9)["pass"]["fastest"]
 
 
 def wide_console(width: int = WIDTH) -> Console:
@@ -63,19 +90,31 @@ def wide_console(width: int = WIDTH) -> Console:
     return console
 
 
-def show(rows: Mapping[str, Mapping[str, float]], title: str, note: str = "") -> None:
-    """Prints rows of ``seconds`` and, where there is one, ``predicted`` seconds.
+def ratios(rows: Mapping[str, Row], name: str) -> tuple[str, str]:
+    """Predicted and measured seconds of a row over the first row's, as text; "" if unknown."""
+    row, first = rows[name], next(iter(rows.values()))
+    return tuple(
+        f"{row[what] / first[what]:.2f}" if what in row and what in first else ""
+        for what in ("predicted", "seconds")
+    )
 
-    Ratios are to the first row.
-    """
-    table = Table("way", "seconds", "ratio", "predicted ratio", title=title, box=None)
-    first = next(iter(rows.values()))
+
+def foretell(rows: Mapping[str, Row]) -> None:
+    """Prints what is predicted of the rows, relative to the first; called before they are timed."""
+    told = {name: ratios(rows, name)[0] for name in rows}
+    told = ", ".join(f"{name} {ratio}" for name, ratio in told.items() if ratio)
+    wide_console().print(f"Predicted ratios: {told}.")
+
+
+def show(rows: Mapping[str, Row], title: str, note: str = "", columns: Sequence[str] = ()) -> None:
+    """Prints the rows with their ratios to the first; ``columns`` are keys to print besides."""
+    spreads = ("seconds", "fastest", "slowest")
+    table = Table("way", *spreads, "predicted ratio", "ratio", *columns, title=title, box=None)
+    table.columns[0].no_wrap = True
     for name, row in rows.items():
-        predicted = ""
-        if "predicted" in row and "predicted" in first:
-            predicted = f"{row['predicted'] / first['predicted']:.2f}"
-        ratio = f"{row['seconds'] / first['seconds']:.2f}"
-        table.add_row(name, f"{row['seconds']:.4g}", ratio, predicted)
+        cells = [f"{row[c]:.4g}" if c in row else "" for c in spreads]
+        besides = (f"{row[c]:.3g}" if c in row else "" for c in columns)
+        table.add_row(name, *cells, *ratios(rows, name), *besides)
     console = wide_console()
     console.print(table)
     if note:

@@ -9,6 +9,9 @@ A study is a module with
     run(settings, workdir, console) does the work and returns the exit code: 0, or EXIT_RESUME where
                                     a signal has stopped it and the same command goes on
 
+A signal ends a study at any point unless it installs a handler of its own; so files appear whole
+(written aside and renamed), and what was done is found again or done again.
+
 A config file of a study starts from :func:`default` where one of a training run starts from
 ``config.default``.
 """
@@ -19,8 +22,9 @@ from ml_collections import ConfigDict
 
 from crate_jax import config as configs
 from crate_jax.config import ConfigError, nearest
+from crate_jax.studies import ablation, llm_report, theory
 
-STUDIES: dict[str, ModuleType] = {}
+STUDIES: dict[str, ModuleType] = {"ablation": ablation, "llm_report": llm_report, "theory": theory}
 """Name to module."""
 
 

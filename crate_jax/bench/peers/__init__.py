@@ -3,8 +3,12 @@
     python -m crate_jax.bench peers --family crate_alpha --batch 8 --torch-python PATH/TO/python
 
 All take the same weights and batch, with AdamW, in turn round after round. PyTorch runs in a
-process of its own, by an interpreter that has it; without ``--torch-python`` it is left out.
-Predicted of a plain port on a CPU: as ours, since the products are the same.
+process of its own, by an interpreter that has it; without ``--torch-python`` it is left out. Each
+way holds its state: where memory is short, name fewer with ``--ways``.
+
+Predicted are the products and the state's way through memory (``bench.step.predict``), each at the
+rate that the peer's own library was measured to have. CRATE's port has five products of d x d a
+token and layer where ours has four; CRATE-alpha's has as many as ours.
 """
 
 import argparse
@@ -32,6 +36,14 @@ OURS = {
     "ours, scan": {"scan_layers": True},
     "ours, remat attention": {"remat": "attention"},
 }
+TORCH = {
+    "PyTorch eager": {"fused_attention": False, "compile": False},
+    "PyTorch eager, fused": {"fused_attention": True, "compile": False},
+    "PyTorch compiled": {"fused_attention": True, "compile": True},
+}
+"""``fused`` is its scaled_dot_product_attention."""
+PORT = "plain Flax port"
+WAYS = (*OURS, PORT, *TORCH)
 
 
 class Torch:
@@ -39,16 +51,24 @@ class Torch:
 
     def __init__(self, python: str, weights: pathlib.Path, settings: dict):
         script = pathlib.Path(__file__).with_name("pytorch.py")
-        self._process = subprocess.Popen(
-            [python, str(script), str(weights), json.dumps(settings)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        try:
+            self._process = subprocess.Popen(
+                [python, str(script), str(weights), json.dumps(settings)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise ConfigError(
+                f"--torch-python={python} cannot be run: {error.strerror}."
+            ) from error
 
     def ask(self, word: str) -> dict:
-        """Its answer to ``loss`` or ``step``."""
-        self._process.stdin.write(f"{word}\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        """Its answer to ``rates``, ``loss`` or ``step``."""
+        try:
+            self._process.stdin.write(f"{word}\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:  # it has ended
+            line = ""
         if not line:
             raise ConfigError("PyTorch did not answer; does --torch-python have torch and numpy?")
         return json.loads(line)
@@ -57,7 +77,8 @@ class Torch:
         return self.ask("step")["step_s"]
 
     def close(self) -> None:
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
 
 
@@ -68,30 +89,33 @@ def make_config(args, overrides: dict) -> Config:
     return dataclasses.replace(config, optimizer=optimizer)
 
 
-def measure(args) -> dict[str, dict[str, float]]:
-    """Seconds a step, and the loss of the common weights, by peer."""
-    config = make_config(args, {})
+def measure(args) -> dict[str, timing.Row]:
+    """Seconds a step, predicted and measured, and the loss of the common weights, by peer."""
+    timing.check_rounds(args.rounds)
+    if not args.torch_python and not set(args.ways) - set(TORCH):
+        raise ConfigError("--ways names PyTorch alone, which needs --torch-python.")
+    config, key = make_config(args, {}), jax.random.key(3)
     system, batch = system_alone(config), step.make_batch(config)
     params = jax.jit(system.init)(jax.random.key(0), batch).params
     module = system.module
     sizes = {
         "width": module.width, "depth": module.depth, "heads": module.heads, "patch": module.patch,
     }  # fmt: skip
-    port = plain.Plain(args.family, **sizes)
-    loss, init, port_step = plain.make_step(port, LEARNING_RATE)
-    logits = system.forward(params, batch)
-    ours = plain.mean_loss(logits, batch["label"])
-    rows = {name: {"loss": float(ours)} for name in OURS}
-    rows["plain Flax port"] = {"loss": float(jax.jit(loss)(params, batch))}
-    runs = {}
-    for name, overrides in OURS.items():
-        way = system_alone(make_config(args, overrides))
+    loss, init, port_step = plain.make_step(plain.Plain(args.family, **sizes), LEARNING_RATE)
+    shapes = jax.eval_shape(init, params)
+    ours = float(plain.mean_loss(jax.jit(system.forward)(params, batch), batch["label"]))
+    rates, rows, runs = step.measure_rates(), {}, {}
+    for name in (way for way in args.ways if way in OURS):
+        way = system_alone(make_config(args, OURS[name]))
         state = jax.jit(way.init)(jax.random.key(0), batch)
-        compiled = jax.jit(way.step, donate_argnums=0)
-        runs[name] = timing.Stepping(compiled, state, batch, jax.random.key(3))
-    state = jax.jit(init)(jax.tree.map(jnp.copy, params))
-    compiled = jax.jit(port_step, donate_argnums=0)
-    runs["plain Flax port"] = timing.Stepping(compiled, state, batch)
+        predicted = step.predict(way.step, state, batch, key, rates=rates)
+        rows[name] = {"loss": ours, "predicted": predicted}
+        runs[name] = timing.Stepping(jax.jit(way.step, donate_argnums=0), state, batch, key)
+    if PORT in args.ways:
+        predicted = step.predict(port_step, shapes, batch, rates=rates)
+        rows[PORT] = {"loss": float(jax.jit(loss)(params, batch)), "predicted": predicted}
+        state = jax.jit(init)(jax.tree.map(jnp.copy, params))
+        runs[PORT] = timing.Stepping(jax.jit(port_step, donate_argnums=0), state, batch)
     with contextlib.ExitStack() as stack:
         if args.torch_python:
             directory = stack.enter_context(tempfile.TemporaryDirectory())
@@ -99,16 +123,19 @@ def measure(args) -> dict[str, dict[str, float]]:
             flat = traverse_util.flatten_dict(params, sep="/")
             np.savez(weights, **{k: np.asarray(v) for k, v in (flat | batch).items()})
             settings = {
-                "family": args.family, **sizes, "learning_rate": LEARNING_RATE, "compile": False,
-                "dtype": "float32",
+                "family": args.family, **sizes, "learning_rate": LEARNING_RATE, "dtype": "float32",
             }  # fmt: skip
-            for name, fused in (("PyTorch eager", False), ("PyTorch eager, fused", True)):
-                peer = Torch(args.torch_python, weights, settings | {"fused_attention": fused})
+            its = None
+            for name in (way for way in args.ways if way in TORCH):
+                peer = Torch(args.torch_python, weights, settings | TORCH[name])
                 stack.callback(peer.close)
-                rows[name] = {"loss": peer.ask("loss")["loss"]}
+                its = its or step.Rates(**peer.ask("rates"))
+                predicted = step.predict(port_step, shapes, batch, rates=its)
+                rows[name] = {"loss": peer.ask("loss")["loss"], "predicted": predicted}
                 runs[name] = peer
-        for name, seconds in timing.alternate(runs, args.rounds).items():
-            rows[name]["seconds"] = seconds
+        timing.foretell(rows)
+        for name, measured in timing.alternate(runs, args.rounds).items():
+            rows[name] |= measured
     return rows
 
 
@@ -121,13 +148,14 @@ def main(argv) -> int:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--torch-python", help="an interpreter that has torch")
+    parser.add_argument(
+        "--ways", nargs="+", choices=WAYS, default=[way for way in WAYS if "compiled" not in way]
+    )
     parser.add_argument("--json", help="also write the rows to this file")
     args = parser.parse_args(argv)
     try:
-        if args.rounds < 1:
-            raise ConfigError(f"--rounds must be at least 1; got {args.rounds}.")
         rows = measure(args)
-    except (ConfigError, FileNotFoundError) as error:
+    except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
     device = jax.devices()[0].device_kind

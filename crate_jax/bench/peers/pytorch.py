@@ -3,9 +3,10 @@
     /path/to/python crate_jax/bench/peers/pytorch.py weights.npz '{"family": "crate", ...}'
 
 It imports nothing of this package, so that its interpreter needs torch and numpy alone. For each
-word on its standard input it answers with a line of JSON: ``loss`` gives the loss of the weights as
-they are, ``step`` takes a training step and gives its seconds. Weights come under our names, with
-the batch as ``image`` and ``label``.
+word on its standard input it answers with a line of JSON: ``rates`` gives FLOP/s of a product and
+bytes a second of a pass over memory, ``loss`` the loss of the weights as they are, ``step`` takes a
+training step and gives its seconds. Weights come under our names, with the batch as ``image`` and
+``label``.
 """
 
 import json
@@ -127,6 +128,28 @@ def make_model(weights, settings):
     return Classifier()
 
 
+def measure_rates(device: str) -> dict[str, float]:
+    """FLOP/s of a square float32 product, and bytes a second of a pass in place, at best."""
+    import torch
+
+    def seconds(work):
+        times = []
+        for _ in range(10):  # the first warms up
+            start = time.perf_counter()
+            work()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        return min(times[1:])
+
+    x = torch.ones((1024, 1024), device=device)
+    y = torch.ones(2**25, device=device)
+    return {
+        "flops": 2 * 1024**3 / seconds(lambda: x @ x),
+        "memory": 8 * 2**25 / seconds(lambda: y.mul_(0.5)),
+    }
+
+
 def main(argv=None) -> int:
     """Answers the words of standard input; see the top of the file."""
     import torch
@@ -148,7 +171,9 @@ def main(argv=None) -> int:
         return F.cross_entropy(logits.float(), label)
 
     for word in map(str.strip, sys.stdin):
-        if word == "loss":
+        if word == "rates":
+            answer = measure_rates(device)
+        elif word == "loss":
             with torch.no_grad():
                 answer = {"loss": loss_of_batch().item(), "torch": torch.__version__}
         else:

@@ -1,0 +1,153 @@
+"""What a report leaves behind: numbers, figures, the page, and a table on the terminal."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from crate_jax.config import ConfigError
+from crate_jax.data import tokens as token_files
+from crate_jax.data.tokens import Domain
+from crate_jax.models.decoder import Architecture
+from crate_jax.studies.llm_report import figures, memory, page, passes, summary
+from crate_jax.studies.llm_report.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What the passes over a model give.
+
+    Attributes:
+      found: of ``passes.measure``.
+      means: of ``summary.by_domain``.
+      variants: the changed networks.
+      losses: theirs, ``(variants, N)``.
+      dynamics: a curve over the revisions by name, empty where there are none.
+      dynamics_layer: whose curves.
+    """
+
+    found: dict[str, np.ndarray]
+    means: dict[str, np.ndarray]
+    variants: Sequence[passes.Variant]
+    losses: np.ndarray
+    dynamics: dict[str, np.ndarray]
+    dynamics_layer: int
+
+
+def write(
+    settings: Settings,
+    workdir: pathlib.Path,
+    arch: Architecture,
+    domains: Sequence[Domain],
+    texts: passes.Texts,
+    outcome: Outcome,
+    need: memory.Estimate,
+    tokenizer: pathlib.Path | str,
+) -> None:
+    """Writes ``results.json``, ``statistics.npz``, ``figures/`` and ``report.html``."""
+    found, means, losses = outcome.found, outcome.means, outcome.losses
+    variants, dynamics, layer = outcome.variants, outcome.dynamics, outcome.dynamics_layer
+    sinks = summary.list_sinks(found, texts.tokens, texts.domain)
+    result = summary.to_json(settings, domains, texts.domain, found, means, sinks, variants, losses)
+    result["model"] = dataclasses.asdict(arch)
+    result["memory"] = dataclasses.asdict(need) | {"total": need.total}
+    if dynamics:
+        curves = {name: array.tolist() for name, array in dynamics.items()}
+        result["dynamics"] = {"layer": layer, **curves}
+    (workdir / "results.json").write_text(json.dumps(result, indent=1) + "\n")
+    np.savez_compressed(
+        workdir / "statistics.npz",
+        tokens=texts.tokens, domain=texts.domain, intervention_loss=losses, **found,
+        **{f"dynamics_{name}": array for name, array in dynamics.items()},
+    )  # fmt: skip
+    effect_VD = summary.effects(variants, losses, found["loss"], texts.domain)
+    page.write(
+        workdir / "report.html", settings=settings, arch=arch, domains=domains, result=result,
+        variants=variants, effect_VD=effect_VD, score_DLH=means["sink_score"],
+        pictures=_draw(workdir / "figures", domains, texts, outcome, effect_VD),
+        memory=memory.describe(need), name_token=_namer(tokenizer),
+    )  # fmt: skip
+
+
+def _draw(folder, domains, texts, outcome, effect_VD) -> list[pathlib.Path]:
+    """Draws the figures; their paths in the order of the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found, means, variants = outcome.found, outcome.means, outcome.variants
+    names = [one.name for one in domains]
+    drawn = []
+
+    def path(name):
+        drawn.append(folder / f"{name}.png")
+        return drawn[-1]
+
+    def panels(key, change=np.asarray):
+        return [(name, change(means[key][d])) for d, name in enumerate(names)]
+
+    figures.heads(
+        path("sinks"), panels("sink_score"), "attention to the first token", low=0, high=1
+    )
+    if len(names) > 1:
+        gap = summary.differences(means["sink_score"])
+        figures.heads(path("difference"), [("largest difference", gap)], "sink score", low=0)
+    if any(variant.kind == "zero_head" for variant in variants):
+        figures.head_effects(
+            path("head_effects"), names, texts.domain, variants, found["sink_score"],
+            outcome.losses - found["loss"],
+        )  # fmt: skip
+    if any(variant.head is None for variant in variants):
+        figures.sublayer_effects(path("sublayer_effects"), names, variants, effect_VD)
+    figures.residuals(path("residuals"), names, means)
+    for name, key in (("values", "value_ratio"), ("raw_values", "raw_value_ratio")):
+        reach = float(np.percentile(np.abs(_log10(means[key])), 99))
+        figures.heads(
+            path(name), panels(key, _log10), "log10 of first over others", low=-reach, high=reach,
+            colours="RdBu_r",
+        )  # fmt: skip
+    figures.heads(path("logits"), panels("sink_logit"), "sink logit")
+    figures.heads(path("entropies"), panels("entropy"), "entropy (nats)", low=0)
+    mass = found["column_mass"].mean(axis=2)
+    figures.columns(path("columns"), [(name, mass[:, d]) for d, name in enumerate(names)])
+    if dynamics := outcome.dynamics:
+        figures.dynamics(path("dynamics"), dynamics["step"], dynamics, outcome.dynamics_layer)
+    return drawn
+
+
+def _log10(ratio: np.ndarray) -> np.ndarray:
+    """The logarithm, where a value is zero that of a very small one."""
+    return np.log10(np.maximum(ratio, 1e-6))
+
+
+def _namer(tokenizer):
+    """An id as text where there is a tokenizer to ask, and as a number where not."""
+
+    def name(i):
+        try:
+            return f"{i} {token_files.decode(tokenizer, [i])[0]!r}"
+        except ConfigError:
+            return str(i)
+
+    return name
+
+
+def show(
+    settings: Settings,
+    console: Console,
+    domains: Sequence[Domain],
+    domain: np.ndarray,
+    outcome: Outcome,
+) -> None:
+    """Prints the table of domains."""
+    found, means = outcome.found, outcome.means
+    rates = summary.sink_rates(found, domain, settings.sink)
+    table = Table("domain", "texts", "too short", "loss (nats)", "sink rate", "dormant heads")
+    for d, one in enumerate(domains):
+        table.add_row(
+            one.name, str(len(one.tokens)), str(one.dropped),
+            f"{found['loss'][domain == d].mean():.3f}", f"{rates[d]:.1%}",
+            f"{int((means['sink_score'][d] > settings.dormant).sum())}",
+        )  # fmt: skip
+    console.print(table)

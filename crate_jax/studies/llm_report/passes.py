@@ -1,0 +1,177 @@
+"""The two passes over a checkpoint: statistics of every layer, and losses of changed networks."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from crate_jax.convert.huggingface import Checkpoint
+from crate_jax.models.decoder import Interventions
+from crate_jax.studies.llm_report import layers
+
+KINDS = ("zero_head", "to_first", "no_attention", "no_mlp")
+"""A head's attention set to zero, or all of it moved to the first token; a sublayer taken out."""
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Variant:
+    """A changed network; ``head`` is None where ``kind`` is of a sublayer."""
+
+    layer: int
+    kind: str
+    head: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """All texts in batches of one size, the last one filled up with its last text.
+
+    Attributes:
+      tokens: ``(N, T)``.
+      domain: ``(N,)``, the number of each text's domain.
+      batch_size: texts at once.
+    """
+
+    tokens: np.ndarray
+    domain: np.ndarray
+    batch_size: int
+
+    @property
+    def batches(self) -> list[np.ndarray]:
+        missing = -len(self.tokens) % self.batch_size
+        filled = np.concatenate([self.tokens, np.repeat(self.tokens[-1:], missing, axis=0)])
+        return np.split(filled, len(filled) // self.batch_size)
+
+
+def measure(
+    checkpoint: Checkpoint,
+    texts: Texts,
+    *,
+    dtype,
+    legacy: bool,
+    mesh: Mesh,
+    advance: Callable[[], None] = lambda: None,
+) -> dict[str, np.ndarray]:
+    """Statistics of every layer and the loss of every text.
+
+    Args:
+      checkpoint: the model.
+      texts: what it reads.
+      dtype: of weights and computation.
+      legacy: sink logits over all keys.
+      mesh: of devices.
+      advance: called after each layer.
+
+    Returns:
+      by the names of ``statistics.of_layer``, layers first: ``(L, N, H)``, but ``column_mass``,
+      which is a mean over the texts of each domain, ``(L, domains, H, T)``, and the residual's,
+      ``(L + 1, N)``, which begin with the embedding. ``loss`` is ``(N,)``.
+    """
+    streams = [layers.embed(checkpoint, batch, dtype, mesh) for batch in texts.batches]
+    residual = [_together([layers.measure_residual(x, mesh=mesh) for x in streams], texts)]
+    found = []
+    for raw in layers.place_layers(checkpoint, dtype, mesh):
+        seen = []
+        for m, x_BTC in enumerate(streams):
+            streams[m], part = layers.measure(
+                raw, x_BTC, arch=checkpoint.arch, legacy=legacy, mesh=mesh
+            )
+            seen.append(part)
+        layer = _together(seen, texts)
+        residual.append({name: layer.pop(name) for name in residual[0]})
+        layer["column_mass"] = _by_domain(layer["column_mass"], texts.domain)
+        found.append(layer)
+        advance()
+    raw = None  # the last layer makes room
+    head = layers.place_head(checkpoint, dtype, mesh)
+    losses = [
+        {"loss": layers.measure_loss(head, x, batch, arch=checkpoint.arch, mesh=mesh)}
+        for x, batch in zip(streams, texts.batches, strict=True)
+    ]
+    stacked = [_stack(found), _stack(residual), _together(losses, texts)]
+    return {name: array for part in stacked for name, array in part.items()}
+
+
+def change(
+    checkpoint: Checkpoint,
+    texts: Texts,
+    variants: Sequence[Variant],
+    *,
+    at_once: int,
+    dtype,
+    mesh: Mesh,
+    advance: Callable[[], None] = lambda: None,
+) -> np.ndarray:
+    """Losses of changed networks, ``(variants, N)``.
+
+    A variant's stream begins where its layer does; until then it is the model's own. Variants run
+    together in order of their layers, ``at_once`` under one ``vmap``; what is left over is filled
+    up with networks that nothing is changed in.
+    """
+    arch = checkpoint.arch
+    order = sorted(range(len(variants)), key=lambda i: (variants[i].layer, i))
+    chunks = [order[at : at + at_once] for at in range(0, len(order), at_once)]
+    begins = [min(variants[i].layer for i in chunk) for chunk in chunks]
+    streams = [layers.embed(checkpoint, batch, dtype, mesh) for batch in texts.batches]
+    changed = {}
+    for l, raw in enumerate(layers.place_layers(checkpoint, dtype, mesh)):
+        for c, chunk in enumerate(chunks):
+            if begins[c] > l:
+                continue
+            here = _interventions([variants[i] for i in chunk], l, at_once, arch.heads)
+            for m, x_BTC in enumerate(streams):
+                if begins[c] == l:
+                    changed[c, m] = layers.repeat(x_BTC, variants=at_once, mesh=mesh)
+                changed[c, m] = layers.change(raw, changed[c, m], here, arch=arch, mesh=mesh)
+        if l < max(begins):  # the model's own stream is needed where a later chunk begins
+            for m, x_BTC in enumerate(streams):
+                streams[m] = layers.measure(raw, x_BTC, arch=arch, legacy=False, mesh=mesh)[0]
+        jax.block_until_ready((streams, changed))  # or layers would pile up ahead of their use
+        advance()
+    raw = None  # the last layer makes room
+    head = layers.place_head(checkpoint, dtype, mesh)
+    losses = np.zeros((len(variants), len(texts.tokens)))
+    for c, chunk in enumerate(chunks):
+        for w, i in enumerate(chunk):
+            parts = [
+                layers.measure_loss(head, changed[c, m][w], batch, arch=arch, mesh=mesh)
+                for m, batch in enumerate(texts.batches)
+            ]
+            losses[i] = np.concatenate([np.asarray(part) for part in parts])[: len(texts.tokens)]
+    return losses
+
+
+def _interventions(chunk, layer, at_once, heads) -> Interventions:
+    """The arrays of one layer for the variants of a chunk."""
+    gain, moved = np.ones((at_once, heads), np.float32), np.zeros((at_once, heads), np.float32)
+    attention, mlp = np.ones(at_once, np.float32), np.ones(at_once, np.float32)
+    for w, variant in enumerate(chunk):
+        if variant.layer != layer:
+            continue
+        if variant.kind == "zero_head":
+            gain[w, variant.head] = 0
+        elif variant.kind == "to_first":
+            moved[w, variant.head] = 1
+        elif variant.kind == "no_attention":
+            attention[w] = 0
+        else:
+            mlp[w] = 0
+    return Interventions(gain, moved, attention, mlp)
+
+
+def _together(parts, texts) -> dict[str, np.ndarray]:
+    """Batches one after another, without what filled up the last."""
+    return {
+        name: np.concatenate([np.asarray(part[name]) for part in parts])[: len(texts.tokens)]
+        for name in parts[0]
+    }
+
+
+def _stack(found) -> dict[str, np.ndarray]:
+    return {name: np.stack([layer[name] for layer in found]) for name in found[0]}
+
+
+def _by_domain(per_text: np.ndarray, domain: np.ndarray) -> np.ndarray:
+    return np.stack([per_text[domain == d].mean(axis=0) for d in range(domain.max() + 1)])

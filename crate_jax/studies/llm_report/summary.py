@@ -1,0 +1,171 @@
+"""From numbers a text and head to what is said of a model: means, labels, sinks, effects."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from crate_jax.config import ConfigError
+from crate_jax.data.tokens import Domain
+from crate_jax.studies.llm_report import settings as settings_
+from crate_jax.studies.llm_report.passes import Variant
+from crate_jax.studies.llm_report.settings import Settings
+
+PER_HEAD = (
+    "sink_score", "sink_logit", "entropy", "value_first", "value_others", "value_ratio",
+    "raw_value_ratio",
+)  # fmt: skip
+PER_STREAM = ("residual_first", "residual_max", "residual_mean", "max_median", "kurtosis")
+
+SINK_MASS = 0.3
+"""Column mass above which a key is listed as a sink of a head on a text."""
+
+
+def by_domain(found: dict[str, np.ndarray], domain: np.ndarray) -> dict[str, np.ndarray]:
+    """Means over the texts of each domain: ``(domains, L, H)`` and ``(domains, L + 1)``."""
+    count = domain.max() + 1
+    return {
+        name: np.stack([found[name][:, domain == d].mean(axis=1) for d in range(count)])
+        for name in PER_HEAD + PER_STREAM
+    }
+
+
+def differences(score_DLH: np.ndarray) -> np.ndarray:
+    """The largest difference of a head's sink score between two domains, ``(L, H)``."""
+    return score_DLH.max(axis=0) - score_DLH.min(axis=0)
+
+
+def sink_rates(found: dict[str, np.ndarray], domain: np.ndarray, threshold: float) -> np.ndarray:
+    """The share of heads above the threshold on a text, averaged over each domain's texts."""
+    rate_N = (found["sink_score"] > threshold).mean(axis=(0, 2))
+    return np.array([rate_N[domain == d].mean() for d in range(domain.max() + 1)])
+
+
+def list_sinks(
+    found: dict[str, np.ndarray], tokens: np.ndarray, domain: np.ndarray, most: int = 6
+) -> list[list[dict]]:
+    """What heads attend to, by domain: the positions and ids whose column mass is a sink's.
+
+    Returns:
+      for each domain the most frequent ``{"position", "id", "share"}``: ``share`` is that of all
+      heads and texts. Position 0 is one entry, whatever its id; the others go by their id and have
+      the position None.
+    """
+    L, N, H, _ = found["top_mass"].shape
+    ids = tokens[np.arange(N)[None, :, None, None], found["top_position"]]
+    keys = np.where(found["top_position"] == 0, -1, ids)
+    is_sink = found["top_mass"] > SINK_MASS
+    lists = []
+    for d in range(domain.max() + 1):
+        of_domain = domain == d
+        counts = Counter(keys[:, of_domain][is_sink[:, of_domain]].tolist())
+        cases = L * H * of_domain.sum()
+        first = tokens[of_domain, 0]
+        first_id = int(first[0]) if (first == first[0]).all() else None
+        lists.append(
+            [
+                {
+                    "position": 0 if key == -1 else None,
+                    "id": first_id if key == -1 else key,
+                    "share": count / cases,
+                }
+                for key, count in counts.most_common(most)
+            ]
+        )
+    return lists
+
+
+def choose_variants(settings: Settings, score_DLH: np.ndarray) -> list[Variant]:
+    """The changed networks that the settings ask for, heads first, by their rank.
+
+    Raises:
+      ConfigError: on a layer or head that the model does not have.
+    """
+    _, L, H = score_DLH.shape
+    heads = settings_.parse_heads(settings.heads)
+    if heads is None:
+        ranked = score_DLH.mean(axis=0) if settings.heads == "sink" else differences(score_DLH)
+        order = np.argsort(-ranked, axis=None, kind="stable")
+        most = {"all": L * H, "none": 0}.get(settings.heads, settings.max_heads)
+        heads = [divmod(int(i), H) for i in order[:most]]
+    layers = settings_.parse_layers(settings.sublayers)
+    layers = range(L) if layers is None else layers
+    chosen = [Variant(l, kind, h) for l, h in heads for kind in ("zero_head", "to_first")]
+    return chosen + [Variant(l, kind) for l in layers for kind in ("no_attention", "no_mlp")]
+
+
+def check_names(settings: Settings, depth: int, heads: int) -> None:
+    """Raises a sentence where the settings name a layer or head that the model does not have."""
+    for l, h in settings_.parse_heads(settings.heads) or ():
+        if l >= depth or h >= heads:
+            raise ConfigError(
+                f"config.heads names L{l}H{h}; the model has the layers 0 to {depth - 1} and the "
+                f"heads 0 to {heads - 1}."
+            )
+    last = settings.dynamics_layer
+    named = [("sublayers", l) for l in settings_.parse_layers(settings.sublayers) or ()]
+    named += [] if last is None else [("dynamics_layer", last)]
+    for field, l in named:
+        if not 0 <= l < depth:
+            raise ConfigError(
+                f"config.{field} names layer {l}; the model has the layers 0 to {depth - 1}."
+            )
+
+
+def count_variants(settings: Settings, depth: int, heads: int) -> int:
+    """How many :func:`choose_variants` will give."""
+    listed = settings_.parse_heads(settings.heads)
+    most = {"all": depth * heads, "none": 0}.get(settings.heads, settings.max_heads)
+    heads = min(most, depth * heads) if listed is None else len(listed)
+    layers = settings_.parse_layers(settings.sublayers)
+    return 2 * heads + 2 * (depth if layers is None else len(layers))
+
+
+def effects(
+    variants: Sequence[Variant], losses: np.ndarray, loss: np.ndarray, domain: np.ndarray
+) -> np.ndarray:
+    """Mean change of the loss in nats a token, ``(variants, domains)``."""
+    change = losses - loss[None, :]
+    count = domain.max() + 1
+    return np.stack([change[:, domain == d].mean(axis=1) for d in range(count)], axis=1)
+
+
+def to_json(
+    settings: Settings,
+    domains: Sequence[Domain],
+    domain: np.ndarray,
+    found: dict[str, np.ndarray],
+    means: dict[str, np.ndarray],
+    sinks: list[list[dict]],
+    variants: Sequence[Variant],
+    losses: np.ndarray,
+) -> dict:
+    """Everything that the page shows, by name, in plain numbers."""
+    rates = sink_rates(found, domain, settings.sink)
+    score = means["sink_score"]
+    effect = effects(variants, losses, found["loss"], domain)
+    out = {"domains": {}, "heads": {}, "residual": {}, "interventions": []}
+    for d, one in enumerate(domains):
+        out["domains"][one.name] = {
+            "texts": len(one.tokens),
+            "too_short": one.dropped,
+            "loss": float(found["loss"][domain == d].mean()),
+            "sink_rate": float(rates[d]),
+            "dormant_heads": int((score[d] > settings.dormant).sum()),
+            "sinks": sinks[d],
+        }
+        out["heads"][one.name] = {name: means[name][d].tolist() for name in PER_HEAD} | {
+            "dormant": (score[d] > settings.dormant).tolist()
+        }
+        out["residual"][one.name] = {name: means[name][d].tolist() for name in PER_STREAM}
+    out["difference"] = differences(score).tolist()
+    for variant, change in zip(variants, effect, strict=True):
+        out["interventions"].append(
+            {
+                "kind": variant.kind,
+                "layer": variant.layer,
+                "head": variant.head,
+                "loss_change": {one.name: float(x) for one, x in zip(domains, change, strict=True)},
+            }
+        )
+    return out
