@@ -34,6 +34,7 @@ def little(monkeypatch):
     monkeypatch.setattr(timing, "copy_rate", lambda: 1e9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["crate", "crate_alpha"])
 def test_the_plain_port_has_our_loss_for_our_weights(family, tmp_path):
     path = tmp_path / "rows.json"

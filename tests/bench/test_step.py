@@ -46,6 +46,7 @@ def test_what_does_not_fit_is_told_in_a_sentence(words, sentence, capsys):
     assert sentence in told and "Traceback" not in told
 
 
+@pytest.mark.slow
 def test_every_way_is_credited_with_the_flops_of_a_step_without_remat(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "peak_flops", lambda kind, dtype: 1e12)
     path = tmp_path / "rows.json"

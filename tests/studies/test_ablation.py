@@ -267,6 +267,7 @@ def test_metrics_are_those_of_the_definitions(trained, law):
     )
 
 
+@pytest.mark.slow
 def test_growth_tells_what_an_update_does_to_the_residual(trained):
     """A small step's change of ``||Res_<s>||``, to first order, is the sum over parameters."""
     trainer, state, _ = trained
