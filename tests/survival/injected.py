@@ -19,8 +19,7 @@ import jax
 import numpy as np
 from orbax.checkpoint._src.path import atomicity
 
-from crate_jax import main, run
-from crate_jax.data import pipeline
+from crate_jax import data, main, run
 from crate_jax.train import checkpoint, evaluation, loop
 
 STAY_SECONDS, LONG_SECONDS = 1.0, 60.0
@@ -125,15 +124,14 @@ def records(directory: str) -> None:
 
 def poison(record: str) -> None:
     """No source can give nan, but a transform that goes wrong can."""
-    random_map = pipeline._TrainTransform.random_map
+    train_batches = data.train_batches
 
-    def spoilt(self, example, rng):
-        out = random_map(self, example, rng)
-        if out["index"] == int(record):
-            out["image"] = np.full_like(out["image"], np.nan)
-        return out
+    def spoilt(*args, **kwargs):
+        for rows in train_batches(*args, **kwargs):
+            rows["image"][rows["index"] == int(record)] = np.nan
+            yield rows
 
-    pipeline._TrainTransform.random_map = spoilt
+    data.train_batches = spoilt
 
 
 def _stay(file: str) -> None:
