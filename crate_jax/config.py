@@ -396,14 +396,27 @@ A test is written so that nan fails it.
 """
 
 
+def check_ranges(config, ranges, path: str = "config") -> None:
+    """Raises about the first setting that is not allowed.
+
+    Args:
+      config: a dataclass of settings.
+      ranges: see :data:`_RANGES`; the section "" is the dataclass itself.
+      path: how an error names it.
+    """
+    for allowed, test, sections in ranges:
+        for section, names in sections.items():
+            part = getattr(config, section) if section else config
+            for name in names:
+                value = getattr(part, name)
+                if value is not None and not test(value):
+                    where = ".".join(filter(None, (path, section, name)))
+                    raise ConfigError(f"{where} must be {allowed}; got {value!r}.")
+
+
 def _check(config: Config) -> None:
     train, data, schedule = config.train, config.data, config.schedule
-    for allowed, test, sections in _RANGES:
-        for section, names in sections.items():
-            for name in names:
-                value = getattr(getattr(config, section), name)
-                if value is not None and not test(value):
-                    raise ConfigError(f"config.{section}.{name} must be {allowed}; got {value!r}.")
+    check_ranges(config, _RANGES)
     if (train.steps is None) == (train.epochs is None):
         raise ConfigError("set exactly one of config.train.steps and config.train.epochs.")
     if train.batch_size % train.accumulate:

@@ -58,9 +58,7 @@ def measure(args) -> dict[str, timing.Row]:
             label = f"{name}, gradient" if gradient else name
             runs[label] = partial(function, w)
             rows[label] = {"predicted": predict(args, name, gradient, *rates)}
-    timing.foretell(rows)
-    for label, measured in timing.alternate(runs, args.rounds).items():
-        rows[label] |= measured
+    timing.race(rows, runs, args.rounds)
     return rows
 
 

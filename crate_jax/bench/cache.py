@@ -19,7 +19,7 @@ import jax
 from crate_jax.bench import timing
 from crate_jax.bench.step import add_sizes, config_of
 from crate_jax.config import ConfigError
-from crate_jax.run import system_alone
+from crate_jax.run import example_batch, system_alone
 
 SIZES = ("model", "variant", "size", "batch", "dtype")
 
@@ -28,12 +28,8 @@ def compile_once(args, directory: str) -> dict[str, float]:
     """Seconds to trace and lower, and in all, with the cache in ``directory``."""
     jax.config.update("jax_compilation_cache_dir", directory)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    system = system_alone(config_of(args, {"scan_layers": True}))
-    batch = {
-        "image": jax.ShapeDtypeStruct((args.batch, args.size, args.size, 3), "float32"),
-        "label": jax.ShapeDtypeStruct((args.batch,), "int32"),
-    }
-    key = jax.random.key(0)
+    config = config_of(args, {"scan_layers": True})
+    system, batch, key = system_alone(config), example_batch(config), jax.random.key(0)
     state = jax.eval_shape(system.init, key, batch)
     start = time.perf_counter()
     lowered = jax.jit(system.step, donate_argnums=0).lower(state, batch, key)

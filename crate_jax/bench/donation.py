@@ -32,9 +32,7 @@ def measure(args) -> dict[str, timing.Row]:
     state_gib = sum(x.nbytes for x in jax.tree.leaves(state)) / 2**30
     rows["donated"]["predicted_gib"] = rows["donated"]["peak_gib"]
     rows["kept"]["predicted_gib"] = rows["donated"]["peak_gib"] + state_gib
-    timing.foretell(rows)
-    for way, measured in timing.alternate(runs, args.rounds).items():
-        rows[way] |= measured
+    timing.race(rows, runs, args.rounds)
     return rows
 
 

@@ -61,9 +61,7 @@ def measure(args) -> dict[str, timing.Row]:
         gradient = jax.jit(jax.grad(lambda y, D, f=function: f(y, D).sum(), argnums=(0, 1)))
         runs[name] = partial(gradient, y, D)
         rows[name] = {"predicted": products(name, args.tokens, args.width) / rate}
-    timing.foretell(rows)
-    for name, measured in timing.alternate(runs, args.rounds).items():
-        rows[name] |= measured
+    timing.race(rows, runs, args.rounds)
     return rows
 
 

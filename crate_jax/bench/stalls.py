@@ -75,9 +75,7 @@ def measure(args) -> dict[str, timing.Row]:
     on_cpu = jax.default_backend() == "cpu"
     predicted = predict(*(row["seconds"] for row in alone.values()), on_cpu)
     rows = {way: {"predicted": seconds} for way, seconds in predicted.items()}
-    timing.foretell(rows)
-    for way, measured in timing.alternate(loops, args.rounds).items():
-        rows[way] |= measured
+    timing.race(rows, loops, args.rounds)
     return rows | alone
 
 

@@ -125,11 +125,9 @@ def measure(args) -> dict[str, timing.Row]:
             "peak_gib": peak_gib(step),
         }
         runs[way] = timing.Stepping(step, state, data, key)
-    timing.foretell(rows)
     layers, last = jax.jit(system.measure), runs[way]
     measuring = {MEASURING: lambda: layers(last.state.params, data)}
-    for way, measured in timing.alternate(runs | measuring, args.rounds).items():
-        rows[way] = rows.get(way, {}) | measured
+    timing.race(rows, runs | measuring, args.rounds)
     for way in args.ways:
         row, dtype = rows[way], config_of(args, WAYS[way]).model["dtype"]
         row["images_per_s"] = args.batch / row["seconds"]

@@ -14,11 +14,9 @@ that its many operations cost more to start than to carry out, and on several de
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -41,12 +39,7 @@ BATCHES = 16
 class Peer(Torch):
     """The transformer in PyTorch, in a process of its own."""
 
-    def __init__(self, python: str, weights: pathlib.Path, settings: dict):
-        script = pathlib.Path(__file__).parent / "peers" / "pytorch_backcopy.py"
-        self._process = subprocess.Popen(
-            [python, str(script), str(weights), json.dumps(settings)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+    SCRIPT = "pytorch_backcopy.py"
 
 
 def make_settings(args, seeds: int, devices: int) -> ablation.Settings:

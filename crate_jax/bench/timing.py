@@ -106,6 +106,19 @@ def foretell(rows: Mapping[str, Row]) -> None:
     wide_console().print(f"Predicted ratios: {told}.")
 
 
+def race(rows: dict[str, Row], runs: Mapping[str, Callable[[], object]], rounds: int) -> None:
+    """Prints what is predicted of the rows, times their ways, and adds to each what was measured.
+
+    Args:
+      rows: by way, with ``predicted`` where it is; a way without one gets a row.
+      runs: see :func:`alternate`.
+      rounds: as there.
+    """
+    foretell(rows)
+    for name, measured in alternate(runs, rounds).items():
+        rows[name] = rows.get(name, {}) | measured
+
+
 def show(rows: Mapping[str, Row], title: str, note: str = "", columns: Sequence[str] = ()) -> None:
     """Prints the rows with their ratios to the first; ``columns`` are keys to print besides."""
     spreads = ("seconds", "fastest", "slowest")

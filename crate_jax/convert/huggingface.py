@@ -19,7 +19,7 @@ import numpy as np
 from flax import traverse_util
 
 from crate_jax.config import ConfigError, nearest
-from crate_jax.convert.safetensors_map import TensorFiles
+from crate_jax.convert.safetensors_map import TensorFiles, some
 from crate_jax.layers.rotary import KINDS, Rope
 from crate_jax.models.decoder import Architecture, Decoder
 
@@ -323,7 +323,7 @@ class Checkpoint:
                 if "lm_head.weight" in missing else ""
             )  # fmt: skip
             raise ConfigError(
-                f"{self.directory} lacks {_list(missing)} of a {self.arch.family} of "
+                f"{self.directory} lacks {some(missing)} of a {self.arch.family} of "
                 f"{self.arch.depth} layers.{tied}"
             )
         wrong = [
@@ -332,7 +332,7 @@ class Checkpoint:
             if self.files[name].shape != shape
         ]
         if wrong:
-            raise ConfigError(f"{self.directory}: {_list(wrong, '; ')}.")
+            raise ConfigError(f"{self.directory}: {some(wrong, '; ')}.")
         extra = [
             name
             for name in self.files
@@ -340,7 +340,7 @@ class Checkpoint:
         ]
         if extra:
             raise ConfigError(
-                f"{self.directory} holds {_list(extra)}, for which a {self.arch.family} of "
+                f"{self.directory} holds {some(extra)}, for which a {self.arch.family} of "
                 f"{self.arch.depth} layers with the settings of config.json has no use; the "
                 f"logits would not be those of the checkpoint."
             )
@@ -368,8 +368,3 @@ def load(
         params[f"blocks_{l}"] = checkpoint.read_layer(l, jnp.dtype(param_dtype))
     params = jax.tree.map(jnp.asarray, params)
     return Decoder(checkpoint.arch, dtype, param_dtype), {"params": params}
-
-
-def _list(items, separator=", ") -> str:
-    rest = f" and {len(items) - 3} more" if len(items) > 3 else ""
-    return separator.join(items[:3]) + rest

@@ -7,7 +7,7 @@ asked for reads its own bytes alone, so that each host of several takes its part
 
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import ml_dtypes
@@ -53,7 +53,7 @@ class TensorFiles(Mapping):
             self._open(path)
         if lost := sorted(name for name in where if name not in self._infos and name):
             raise ConfigError(
-                f"{self.directory / INDEX} lists {_some(lost)}, which {where[lost[0]].name} does "
+                f"{self.directory / INDEX} lists {some(lost)}, which {where[lost[0]].name} does "
                 f"not hold; copy the checkpoint again."
             )
 
@@ -100,14 +100,14 @@ class TensorFiles(Mapping):
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ConfigError(f"{index} is no index of safetensors: {error!r}.") from error
             if lost := sorted({path.name for path in where.values() if not path.is_file()}):
-                raise ConfigError(f"{self.directory} lacks {_some(lost)}, which {INDEX} names.")
+                raise ConfigError(f"{self.directory} lacks {some(lost)}, which {INDEX} names.")
             return where
         others = sorted(self.directory.glob("*.safetensors"))
         if len(others) == 1:
             return {"": others[0]}
         held = sorted(path.name for path in self.directory.iterdir())
         raise ConfigError(
-            f"{self.directory} holds neither {SINGLE} nor {INDEX}; it has {_some(held)}. Weights "
+            f"{self.directory} holds neither {SINGLE} nor {INDEX}; it has {some(held)}. Weights "
             f"in another format have to be saved as safetensors first."
         )
 
@@ -125,8 +125,7 @@ class TensorFiles(Mapping):
         self._handles[path] = handle
 
 
-def _some(names) -> str:
-    """The first few names and how many more."""
-    names = list(names)
+def some(names: Sequence[str], separator: str = ", ") -> str:
+    """The first few of what an error is about, and how many more."""
     rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return (", ".join(names[:3]) or "nothing") + rest
+    return (separator.join(names[:3]) or "nothing") + rest

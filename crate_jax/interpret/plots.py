@@ -13,6 +13,13 @@ PANELS = (
 )
 
 
+def make_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, to be saved and never shown."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def layers_figure(
     runs: Mapping[str, Mapping[str, np.ndarray]], path: str | pathlib.Path, title: str = ""
 ) -> None:
@@ -24,8 +31,7 @@ def layers_figure(
       path: file to write.
       title: over the figure.
     """
-    figure = Figure(figsize=(8, 3) if len(runs) == 1 else (9, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = make_figure(*((8, 3) if len(runs) == 1 else (9, 4)))
     for axes, (name, label) in zip(figure.subplots(1, 2), PANELS, strict=True):
         for run, layers in runs.items():
             mean, deviation = np.asarray(layers[name]), np.asarray(layers[f"{name}_std"])

@@ -12,9 +12,7 @@ import contextlib
 import itertools
 import json
 import math
-import os
 import pathlib
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,16 +22,16 @@ from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
 from crate_jax.sharding import processes
-from crate_jax.train import fingerprint, reading
+from crate_jax.train import fingerprint, reading, whole
 from crate_jax.train.reading import (
     FINGERPRINTS,
     META,
     PARAMS,
-    SEEN_WITHIN,
     STATE,
     CheckpointError,
     DamagedError,
     UnreachableError,
+    comes_to_be,
     first_line,
 )
 
@@ -169,9 +167,7 @@ class Checkpoints:
             return
         self.scores[step] = value
         if jax.process_index() == 0:
-            partial = self._scores_path.with_suffix(".partial")
-            partial.write_text(json.dumps(self.scores))
-            os.replace(partial, self._scores_path)
+            whole.write_text(self._scores_path, json.dumps(self.scores))
 
     def wait(self) -> None:
         """Returns when everything is on disk; a failure of the writing thread is raised here."""
@@ -221,18 +217,18 @@ class Checkpoints:
         Raises:
           UnreachableError: on all processes, where one does not come to see it.
         """
-        deadline, error = time.monotonic() + SEEN_WITHIN * (jax.process_count() > 1), None
-        self._manager.reload()
-        while (step in self.steps()) != there and error is None:
-            if time.monotonic() > deadline:
-                what = "has is not seen" if there else "has set aside is still seen"
-                error = UnreachableError(
-                    f"the checkpoint {self.directory / str(step)} that process 0 {what} here. Let "
-                    f"all hosts share the storage, then run the same command again."
-                )
-            else:
-                time.sleep(1)
-                self._manager.reload()
+
+        def seen():
+            self._manager.reload()
+            return (step in self.steps()) == there
+
+        error = None
+        if not comes_to_be(seen):
+            what = "has is not seen" if there else "has set aside is still seen"
+            error = UnreachableError(
+                f"the checkpoint {self.directory / str(step)} that process 0 {what} here. Let all "
+                f"hosts share the storage, then run the same command again."
+            )
         processes.raise_alike(error, (UnreachableError,))
 
     def _set_empty_ones_aside(self) -> None:
@@ -309,10 +305,7 @@ def choose(directory: str | pathlib.Path, which: str = "latest") -> pathlib.Path
     processes.raise_alike(error, (CheckpointError,))
     (step,) = processes.of_first([step])
     path = where / str(step)
-    deadline = time.monotonic() + SEEN_WITHIN
-    while not path.is_dir() and time.monotonic() < deadline:
-        time.sleep(1)
-    if not path.is_dir():
+    if not comes_to_be(path.is_dir):
         error = UnreachableError(f"the checkpoint {path} that process 0 sees is not seen here.")
     processes.raise_alike(error, (UnreachableError,))
     return path

@@ -17,6 +17,8 @@ from tensorboardX import summary
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter
 
+from crate_jax.train import whole
+
 TRAIN = "train/"
 
 
@@ -102,6 +104,4 @@ def drop_after(path: pathlib.Path, step: int) -> None:
         of_training = any(name.startswith(TRAIN) for name in row)
         if row["step"] < step or (row["step"] == step and of_training):
             kept.append(line)
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(f"{line}\n" for line in kept))
-    os.replace(partial, path)
+    whole.write_text(path, "".join(f"{line}\n" for line in kept))

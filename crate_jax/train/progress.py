@@ -27,7 +27,33 @@ def peak_memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-class Progress:
+class OnTerminal:
+    """What is drawn again and again while it is active, where the console is a terminal.
+
+    Args:
+      console: where to; None is nowhere.
+    """
+
+    def __init__(self, console: Console | None):
+        self._live = None
+        if console is not None and console.is_terminal:
+            self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4)
+
+    def __enter__(self):
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_):
+        if self._live is not None:
+            self._live.stop()
+
+    def _render(self):
+        """What to draw now."""
+        raise NotImplementedError
+
+
+class Progress(OnTerminal):
     """Counts steps and the time they took, without compilation, evaluation and saving.
 
     Args:
@@ -62,18 +88,7 @@ class Progress:
         self._began = self._clock()
         self._window = (start, 0.0, 0.0)  # step, seconds and waiting at the last timing
         self._recent: dict[str, float] = {}
-        self._live = None
-        if console is not None and console.is_terminal:
-            self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4)
-
-    def __enter__(self):
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_):
-        if self._live is not None:
-            self._live.stop()
+        super().__init__(console)
 
     @contextlib.contextmanager
     def paused(self, doing: str):

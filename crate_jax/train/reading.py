@@ -28,6 +28,7 @@ _LEAVES_NAMED = 3
 SEEN_WITHIN = 60.0
 """Seconds that shared storage may take to show a host what another has written."""
 
+_LOOK_SECONDS = 0.5  # between two looks at what others have written
 _PAUSE_SECONDS = 2.0  # before what could not be read is tried again
 _PATIENCE_SECONDS = 6.0  # with storage that does not answer, where there is one process
 
@@ -61,6 +62,16 @@ ERRORS = (ReadError, UnreachableError, CheckpointError, DamagedError)
 """What reading raises; where processes meet different ones, the first of these is raised on all."""
 
 
+def comes_to_be(seen: Callable[[], bool]) -> bool:
+    """Whether this process sees something: on several, within the time that storage may lag."""
+    deadline = time.monotonic() + SEEN_WITHIN * (jax.process_count() > 1)
+    while not seen():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_LOOK_SECONDS)
+    return True
+
+
 def read_state(path: pathlib.Path, like: Any) -> tuple[Any, dict]:
     """The state of a checkpoint, in the structure, dtypes and shardings of ``like``; and its meta.
 
@@ -78,8 +89,8 @@ def read_state(path: pathlib.Path, like: Any) -> tuple[Any, dict]:
 
     def read():
         check_leaves(_saved_leaves(path), like, str(path))
-        meta = read_meta(path)
-        return _read_tree(path / STATE, like), read_json(path, FINGERPRINTS)[STATE], meta
+        meta, sums = _meta_and_sums(path)
+        return _read_tree(path / STATE, like), sums[STATE], meta
 
     state, sums, meta = processes.together(
         lambda: _attempt(read, lambda: _unreadable_leaves(path / STATE, like)), ERRORS
@@ -98,21 +109,20 @@ def read_params(path: pathlib.Path) -> Any:
     """
 
     def read():
-        item = PARAMS if (path / PARAMS).is_dir() else STATE
+        item, name = (PARAMS if (path / PARAMS).is_dir() else STATE), None
         tree = _saved_tree(path / item)
         if item == STATE:
             name = "ema" if tree.get("ema") is not None else "params"
             tree = {name: tree[name]}
         arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        return _read_tree(path / item, tree, arrays), read_json(path, FINGERPRINTS)[item]
+        return _read_tree(path / item, tree, arrays), read_json(path, FINGERPRINTS)[item], name
 
     try:
-        tree, sums = _attempt(read, lambda: ["the parameters"])
+        tree, sums, name = _attempt(read, lambda: ["the parameters"])
         _believe(fingerprint.differing(tree, sums))
     except DamagedError as error:
         raise DamagedError(f"the checkpoint {path} is damaged: {error}") from error
-    whole = (path / PARAMS).is_dir()
-    return tree if whole else next(iter(tree.values()))
+    return tree if name is None else tree[name]
 
 
 def read_meta(path: pathlib.Path) -> dict:
@@ -122,12 +132,16 @@ def read_meta(path: pathlib.Path) -> dict:
       DamagedError: when it cannot be read, or is not what was saved.
       UnreachableError, ReadError: as of :func:`read_state`.
     """
+    return _meta_and_sums(path)[0]
+
+
+def _meta_and_sums(path: pathlib.Path) -> tuple[dict, dict]:
     meta = _attempt(lambda: read_json(path, META), lambda: [META])
     sums = _attempt(lambda: read_json(path, FINGERPRINTS), lambda: [FINGERPRINTS])
     # The first checkpoints were written without a checksum of their meta.
     if not isinstance(meta, dict) or sums.get(META, total := fingerprint.of_json(meta)) != total:
         raise DamagedError("other bits than were saved: meta")
-    return meta
+    return meta, sums
 
 
 def read_json(path: pathlib.Path, item: str) -> Any:

@@ -2,17 +2,16 @@
 
 import contextlib
 import json
-import os
 import pathlib
-import time
 
 import jax
 
 from crate_jax import config as configs
 from crate_jax.config import ConfigError
 from crate_jax.sharding import processes
+from crate_jax.train import whole
 from crate_jax.train.checkpoint import SUBDIRECTORY
-from crate_jax.train.reading import SEEN_WITHIN
+from crate_jax.train.reading import comes_to_be
 
 
 def claim(workdir: pathlib.Path, config) -> None:
@@ -66,12 +65,7 @@ def _write(workdir: pathlib.Path, config) -> None:
     new = {"digest": configs.digest(config), "config": configs.as_dict(config)}
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".json.partial")
-        with partial.open("w") as file:
-            file.write(json.dumps(new, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # so that no power cut leaves an empty one
-        os.replace(partial, path)
+        whole.write_text(path, json.dumps(new, indent=2) + "\n")
     except OSError as error:
         raise ConfigError(f"--workdir {workdir} cannot be written: {error.strerror}.") from error
 
@@ -82,14 +76,11 @@ def _look(workdir: pathlib.Path, config) -> None:
     NFS and mounted buckets may show for a while what was there before.
     """
     path, digest = workdir / "config.json", configs.digest(config)
-    deadline = time.monotonic() + SEEN_WITHIN * (jax.process_count() > 1)
-    while not (path.exists() and _digest_in(path) == digest):
-        if time.monotonic() >= deadline:
-            raise ConfigError(
-                f"--workdir {workdir} is not the directory that process 0 has written to; it must "
-                f"lie on storage that all hosts share (NFS, or a mounted bucket)."
-            )
-        time.sleep(0.5)
+    if not comes_to_be(lambda: path.exists() and _digest_in(path) == digest):
+        raise ConfigError(
+            f"--workdir {workdir} is not the directory that process 0 has written to; it must lie "
+            f"on storage that all hosts share (NFS, or a mounted bucket)."
+        )
 
 
 def _digest_in(path: pathlib.Path) -> str | None:

@@ -4,7 +4,6 @@ import json
 import os
 import sys
 
-import jax
 import numpy as np
 import pytest
 
@@ -17,12 +16,7 @@ TORCH_PYTHON = "CRATE_JAX_TORCH_PYTHON"
 """Of the environment: an interpreter that has torch and numpy."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compiled_in_haste():
-    """Nothing here is timed for its own sake."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
 
 
 @pytest.fixture(autouse=True)

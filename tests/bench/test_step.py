@@ -15,12 +15,7 @@ from crate_jax.models import vit
 SIZES = ["--model", "vit", "--variant", "B/4", "--size", "8", "--batch", "2", "--rounds", "1"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compiled_in_haste():
-    """Nothing here is timed for its own sake."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
 
 
 @pytest.fixture(autouse=True)

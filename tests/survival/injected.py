@@ -20,7 +20,7 @@ import numpy as np
 from orbax.checkpoint._src.path import atomicity
 
 from crate_jax import data, main, run
-from crate_jax.train import checkpoint, evaluation, loop
+from crate_jax.train import evaluation, loop, reading
 
 STAY_SECONDS, LONG_SECONDS = 1.0, 60.0
 STEP = 5
@@ -49,7 +49,7 @@ def blind(directory: str) -> None:
         return not hidden and is_dir(self, **kwargs)
 
     pathlib.Path.is_dir = seen
-    checkpoint.SEEN_WITHIN = 1.0
+    reading.SEEN_WITHIN = 1.0
 
 
 def compiling(file: str) -> None:

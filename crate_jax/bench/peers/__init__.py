@@ -49,8 +49,11 @@ WAYS = (*OURS, PORT, *TORCH)
 class Torch:
     """The peer in a process of its own."""
 
+    SCRIPT = "pytorch.py"
+    """Beside this file: what its interpreter runs."""
+
     def __init__(self, python: str, weights: pathlib.Path, settings: dict):
-        script = pathlib.Path(__file__).with_name("pytorch.py")
+        script = pathlib.Path(__file__).with_name(self.SCRIPT)
         try:
             self._process = subprocess.Popen(
                 [python, str(script), str(weights), json.dumps(settings)],
@@ -133,9 +136,7 @@ def measure(args) -> dict[str, timing.Row]:
                 predicted = step.predict(port_step, shapes, batch, rates=its)
                 rows[name] = {"loss": peer.ask("loss")["loss"], "predicted": predicted}
                 runs[name] = peer
-        timing.foretell(rows)
-        for name, measured in timing.alternate(runs, args.rounds).items():
-            rows[name] |= measured
+        timing.race(rows, runs, args.rounds)
     return rows
 
 

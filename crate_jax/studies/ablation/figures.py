@@ -5,14 +5,14 @@ that is linear up to the first point after 0.
 """
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from crate_jax.interpret.plots import make_figure
 from crate_jax.studies.ablation.records import STEPS
 from crate_jax.studies.ablation.settings import Cell
 from crate_jax.studies.ablation.verdicts import BAND, DRAIN, PEAK, SINK, cell_copies
@@ -40,7 +40,7 @@ def dynamics(
       title: over the figure.
     """
     steps = arrays[STEPS]
-    figure = _figure((13, 7))
+    figure = make_figure(13, 7)
     (risks, attention, logits), (values, residuals, motion) = figure.subplots(2, 3)
     names = ("backcopy", "bigram") if cell_copies(cell) else ("bigram",)
     for name in names:
@@ -95,7 +95,7 @@ def attention_maps(
     maps, tokens = result["portrait/attention"][run], result["about/tokens"]
     n = min(len(tokens), MAP_TOKENS)
     shown = [(l, h) for l in cell.attentive for h in range(maps.shape[1])]
-    figure = _figure((5.2 * len(shown), 5.4))
+    figure = make_figure(5.2 * len(shown), 5.4)
     ticks = np.arange(n)
     for axes, (l, h) in zip(np.ravel(figure.subplots(1, len(shown))), shown, strict=True):
         A = np.where(np.tri(n, dtype=bool), maps[l, h, :n, :n], np.nan)
@@ -123,7 +123,7 @@ def token_norms(
                 norms = result["portrait/value_norm"][run, l, h]
                 rows.append((f"value norm\nlayer {l}" + f" head {h}" * (h > 0), norms))
         rows.append((f"residual norm\nlayer {l}", result["portrait/residual_norm"][run, l]))
-    figure = _figure((max(7, 0.17 * n), 1.7 * len(rows)))
+    figure = make_figure(max(7, 0.17 * n), 1.7 * len(rows))
     grid = np.ravel(figure.subplots(len(rows), 1, sharex=True))
     kinds = ((0, BOS, "C3"), (1, "trigger", "C1"), (2, "other", "C0"))
     which = np.where(np.arange(n) == 0, 0, np.where(trigger[:n], 1, 2))
@@ -149,7 +149,7 @@ def interventions(
         (f"residual of {BOS} minus others, largest", peaks),
     ]  # fmt: skip
     panels = panels if cell_copies(cell) else panels[1:]
-    figure = _figure((4.2 * len(panels), 0.32 * len(names) + 1.6))
+    figure = make_figure(4.2 * len(panels), 0.32 * len(names) + 1.6)
     for axes, (label, values) in zip(
         np.ravel(figure.subplots(1, len(panels), sharey=True)), panels, strict=True
     ):
@@ -180,7 +180,7 @@ def parameters(
     """
     names = [_sublayer(str(name)) for name in result["about/leaf_names"]]
     steps = result[STEPS][1:]
-    figure = _figure((13, 4.6))
+    figure = make_figure(13, 4.6)
     panels = figure.subplots(1, 3)
     largest = 1e-9
     for i, group in enumerate(dict.fromkeys(names)):
@@ -225,7 +225,7 @@ def comparison(
       cells: by name, the series and the indices of the runs to show.
       path: of the PNG.
     """
-    figure = _figure((14, 4.8))
+    figure = make_figure(14, 4.8)
     panels = figure.subplots(1, 3)
     for i, (name, (arrays, runs)) in enumerate(cells.items()):
         P = len(arrays[STEPS])
@@ -255,12 +255,6 @@ def comparison(
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8)
     _save(figure, path, "")
-
-
-def _figure(size: Sequence[float]) -> Figure:
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _band(axes: Axes, steps, values, label, color=None, linestyle="-") -> None:

@@ -91,7 +91,7 @@ class Judge:
 
         Returns:
           ``leaf_gradient`` and ``leaf_update`` ``(K,)``, norms by parameter in the order of
-          :func:`leaf_names`; ``leaf_growth`` ``(L, K)``, ``<d||Res_<s>||/d theta, Delta theta>``.
+          ``jax.tree.leaves``; ``leaf_growth`` ``(L, K)``, ``<d||Res_<s>||/d theta, Delta theta>``.
         """
 
         def first_residual(params):
@@ -147,12 +147,6 @@ def ordinary(law: bigram.Law, task: backcopy.Task) -> np.ndarray:
     """``(V,)``, True for tokens that are no trigger."""
     ids = jnp.arange(backcopy.vocabulary(law, task))
     return ~np.asarray(backcopy.trigger_mask(law, task, ids))
-
-
-def leaf_names(params) -> list[str]:
-    """Parameters as ``a/b/c``, in the order of ``jax.tree.leaves``."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(params)
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
 
 
 def _norms(tree) -> Array:

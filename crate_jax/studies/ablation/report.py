@@ -14,6 +14,7 @@ from crate_jax.interpret import page
 from crate_jax.studies.ablation import figures, verdicts
 from crate_jax.studies.ablation.settings import Cell, Settings, list_runs, task_of
 from crate_jax.studies.ablation.verdicts import Verdict
+from crate_jax.train import whole
 
 NOTE = (
     "Median over seeds [10 %, 90 % quantile]. Attn_<s>: the largest of the heads, mean over "
@@ -64,9 +65,8 @@ def write(
     for cell, result in results.items():
         parts += _of_cell(settings, law, cell, result, directory)
     page.write_page(directory / "index.html", "Attention sinks: the ablation", parts)
-    (directory / "verdicts.json").write_text(
-        json.dumps([_plain(v) for v in found], indent=2) + "\n"
-    )
+    plain = [_plain(verdict) for verdict in found]
+    whole.write_text(directory / "verdicts.json", json.dumps(plain, indent=2) + "\n")
     console.print(f"Report: {directory / 'index.html'}", highlight=False, soft_wrap=True)
     return found
 

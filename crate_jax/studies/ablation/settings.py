@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable
 
-from crate_jax.config import ConfigError, beyond_digest, nearest
+from crate_jax.config import ConfigError, beyond_digest, check_ranges, nearest
 from crate_jax.data import backcopy
 from crate_jax.models.backcopy import FROZEN, NORMS, POSITIONS
 from crate_jax.ops import attention_maps
@@ -278,7 +278,7 @@ def _check_cell(cell: Cell) -> None:
 def check(settings: Settings) -> None:
     """Raises a ConfigError about the first thing wrong, before any compile."""
     positive: Callable = lambda x: x > 0  # noqa: E731
-    rules = (
+    ranges = (
         ("at least 1", lambda x: x >= 1, {
             "sweep": ("seeds", "data_devices"), "model": ("width", "heads"),
             "data": ("batch",), "train": ("steps", "every", "every_after", "evaluation_batch"),
@@ -291,12 +291,7 @@ def check(settings: Settings) -> None:
             "learning_rate": tuple(f.name for f in dataclasses.fields(LearningRates)),
         }),
     )  # fmt: skip
-    for allowed, test, sections in rules:
-        for section, names in sections.items():
-            for name in names:
-                value = getattr(getattr(settings, section), name)
-                if not test(value):
-                    raise ConfigError(f"config.{section}.{name} must be {allowed}; got {value!r}.")
+    check_ranges(settings, ranges)
     for name, test in (("learning_rate_factors", positive), ("weight_decays", lambda x: x >= 0)):
         values = getattr(settings.sweep, name)
         if not values or not all(map(test, values)):

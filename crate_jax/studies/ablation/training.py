@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from crate_jax.config import ConfigError
 from crate_jax.data import backcopy, bigram
 from crate_jax.models.backcopy import FORCES, BackcopyTransformer, Interventions, frozen_mask
+from crate_jax.sharding.rules import named_leaves
 from crate_jax.studies.ablation import measure, optimizers
 from crate_jax.studies.ablation.settings import (
     BLOCKS,
@@ -95,7 +96,7 @@ class Trainer:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._sharding),
             jax.eval_shape(self._init, *self._members),
         )
-        self.leaf_names = measure.leaf_names(self.abstract_state["params"])
+        self.leaf_names = list(named_leaves(self.abstract_state["params"]))
 
     def init(self) -> dict[str, Any]:
         """``params``, ``opt_state`` and ``step`` of all runs before the first update."""

@@ -9,10 +9,10 @@ from datetime import timedelta
 
 import numpy as np
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 
 from crate_jax.studies.ablation.settings import Cell
+from crate_jax.train.progress import OnTerminal
 
 LINE_EVERY = 10.0  # seconds
 COLUMNS = (
@@ -21,7 +21,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-class View:
+class View(OnTerminal):
     """Shows where the study stands.
 
     Args:
@@ -41,18 +41,7 @@ class View:
         self._rows = {cell.name: [cell.name, "waiting"] for cell in cells}
         self._total, self._console, self._clock = total, console, clock
         self._printed, self._seconds, self._updates, self._runs = -np.inf, 0.0, 0, 0
-        self._live = None
-        if console.is_terminal:
-            self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4)
-
-    def __enter__(self):
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_):
-        if self._live is not None:
-            self._live.stop()
+        super().__init__(console)
 
     def begin(self, cell: Cell, runs: int) -> None:
         """A cell is being compiled."""

@@ -5,9 +5,8 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from crate_jax.interpret.plots import make_figure
 from crate_jax.studies.llm_report.passes import Variant
 
 RESIDUALS = (
@@ -178,8 +177,7 @@ def _grid(count: int, across: int = 3) -> tuple[int, int]:
 
 
 def _figure(rows, columns, width, height, **shared):
-    figure = Figure(figsize=(width * columns + 1, height * rows + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = make_figure(width * columns + 1, height * rows + 0.4)
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
     return figure, figure.subplots(rows, columns, squeeze=False, **shared).ravel()
 

@@ -15,6 +15,7 @@ from crate_jax.data.tokens import Domain
 from crate_jax.models.decoder import Architecture
 from crate_jax.studies.llm_report import figures, memory, page, passes, summary
 from crate_jax.studies.llm_report.settings import Settings
+from crate_jax.train import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,30 +48,33 @@ def write(
     outcome: Outcome,
     need: memory.Estimate,
     tokenizer: pathlib.Path | str,
-) -> None:
-    """Writes ``results.json``, ``statistics.npz``, ``figures/`` and ``report.html``."""
+) -> dict:
+    """Writes ``results.json``, which is returned, ``statistics.npz``, figures and the page."""
     found, means, losses = outcome.found, outcome.means, outcome.losses
     variants, dynamics, layer = outcome.variants, outcome.dynamics, outcome.dynamics_layer
     sinks = summary.list_sinks(found, texts.tokens, texts.domain)
-    result = summary.to_json(settings, domains, texts.domain, found, means, sinks, variants, losses)
+    effect_VD = summary.effects(losses, found["loss"], texts.domain)
+    result = summary.to_json(
+        settings, domains, texts.domain, found, means, sinks, variants, effect_VD
+    )
     result["model"] = dataclasses.asdict(arch)
     result["memory"] = dataclasses.asdict(need) | {"total": need.total}
     if dynamics:
         curves = {name: array.tolist() for name, array in dynamics.items()}
         result["dynamics"] = {"layer": layer, **curves}
-    (workdir / "results.json").write_text(json.dumps(result, indent=1) + "\n")
+    whole.write_text(workdir / "results.json", json.dumps(result, indent=1) + "\n")
     np.savez_compressed(
         workdir / "statistics.npz",
         tokens=texts.tokens, domain=texts.domain, intervention_loss=losses, **found,
         **{f"dynamics_{name}": array for name, array in dynamics.items()},
     )  # fmt: skip
-    effect_VD = summary.effects(variants, losses, found["loss"], texts.domain)
     page.write(
         workdir / "report.html", settings=settings, arch=arch, domains=domains, result=result,
         variants=variants, effect_VD=effect_VD, score_DLH=means["sink_score"],
         pictures=_draw(workdir / "figures", domains, texts, outcome, effect_VD),
         memory=memory.describe(need), name_token=_namer(tokenizer),
     )  # fmt: skip
+    return result
 
 
 def _draw(folder, domains, texts, outcome, effect_VD) -> list[pathlib.Path]:
@@ -133,21 +137,10 @@ def _namer(tokenizer):
     return name
 
 
-def show(
-    settings: Settings,
-    console: Console,
-    domains: Sequence[Domain],
-    domain: np.ndarray,
-    outcome: Outcome,
-) -> None:
-    """Prints the table of domains."""
-    found, means = outcome.found, outcome.means
-    rates = summary.sink_rates(found, domain, settings.sink)
-    table = Table("domain", "texts", "too short", "loss (nats)", "sink rate", "dormant heads")
-    for d, one in enumerate(domains):
-        table.add_row(
-            one.name, str(len(one.tokens)), str(one.dropped),
-            f"{found['loss'][domain == d].mean():.3f}", f"{rates[d]:.1%}",
-            f"{int((means['sink_score'][d] > settings.dormant).sum())}",
-        )  # fmt: skip
-    console.print(table)
+def show(settings: Settings, console: Console, domains: dict[str, dict]) -> None:
+    """Prints the page's table of domains, given those of ``results.json``."""
+    table = page.domain_table(settings, domains)
+    shown = Table(*table.columns)
+    for row in table.rows:
+        shown.add_row(*row)
+    console.print(shown)

@@ -8,6 +8,7 @@ import numpy as np
 from crate_jax.data.tokens import Domain
 from crate_jax.interpret.page import Picture, Table, write_page
 from crate_jax.models.decoder import Architecture
+from crate_jax.studies.llm_report import summary
 from crate_jax.studies.llm_report.passes import Variant
 from crate_jax.studies.llm_report.settings import Settings
 
@@ -121,7 +122,7 @@ def head_table(
 ) -> Table:
     """The heads that differ most between domains, or with one domain those of the largest score."""
     several = len(names) > 1
-    rank = score_DLH.max(axis=0) - score_DLH.min(axis=0) if several else score_DLH[0]
+    rank = summary.differences(score_DLH) if several else score_DLH[0]
     H = score_DLH.shape[2]
     rows = []
     for i in np.argsort(-rank, axis=None, kind="stable")[:most].tolist():

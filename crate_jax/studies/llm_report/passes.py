@@ -1,6 +1,7 @@
 """The two passes over a checkpoint: statistics of every layer, and losses of changed networks."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -38,7 +39,7 @@ class Texts:
     domain: np.ndarray
     batch_size: int
 
-    @property
+    @functools.cached_property
     def batches(self) -> list[np.ndarray]:
         missing = -len(self.tokens) % self.batch_size
         filled = np.concatenate([self.tokens, np.repeat(self.tokens[-1:], missing, axis=0)])
@@ -81,7 +82,7 @@ def measure(
             seen.append(part)
         layer = _together(seen, texts)
         residual.append({name: layer.pop(name) for name in residual[0]})
-        layer["column_mass"] = _by_domain(layer["column_mass"], texts.domain)
+        layer["column_mass"] = mean_by_domain(layer["column_mass"], texts.domain)
         found.append(layer)
         advance()
     raw = None  # the last layer makes room
@@ -173,5 +174,13 @@ def _stack(found) -> dict[str, np.ndarray]:
     return {name: np.stack([layer[name] for layer in found]) for name in found[0]}
 
 
-def _by_domain(per_text: np.ndarray, domain: np.ndarray) -> np.ndarray:
-    return np.stack([per_text[domain == d].mean(axis=0) for d in range(domain.max() + 1)])
+def mean_by_domain(x: np.ndarray, domain: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Means over the texts of each domain, which come first.
+
+    Args:
+      x: with N texts along ``axis``.
+      domain: ``(N,)``.
+      axis: of the texts.
+    """
+    parts = (np.compress(domain == d, x, axis) for d in range(domain.max() + 1))
+    return np.stack([part.mean(axis=axis) for part in parts])

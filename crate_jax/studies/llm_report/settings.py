@@ -3,10 +3,17 @@
 import dataclasses
 import re
 
-from crate_jax.config import ConfigError, beyond_digest, nearest
+from crate_jax.config import ConfigError, beyond_digest, check_ranges, nearest
 
 DTYPES = ("float32", "bfloat16")
 CHOICES = ("sink", "difference", "all", "none")
+
+_RANGES = (
+    ("at least 1", lambda x: x >= 1, {"": ("texts", "batch_size", "variants")}),
+    ("at least 4", lambda x: x >= 4, {"": ("length",)}),
+    ("at least 0", lambda x: x >= 0, {"": ("max_heads",)}),
+    ("positive", lambda x: x > 0, {"": ("memory_limit",)}),
+)
 
 _HEAD = re.compile(r"L(\d+)H(\d+)")
 
@@ -66,13 +73,7 @@ class Settings:
 
 def check(settings: Settings) -> None:
     """Raises a ConfigError about the first setting that is wrong in itself."""
-    for name, least in (("texts", 1), ("length", 4), ("batch_size", 1), ("variants", 1)):
-        if getattr(settings, name) < least:
-            raise ConfigError(
-                f"config.{name} must be at least {least}; got {getattr(settings, name)}."
-            )
-    if settings.max_heads < 0:
-        raise ConfigError(f"config.max_heads must be at least 0; got {settings.max_heads}.")
+    check_ranges(settings, _RANGES)
     for name in ("dormant", "sink"):
         if not 0 < getattr(settings, name) < 1:
             raise ConfigError(
@@ -80,8 +81,6 @@ def check(settings: Settings) -> None:
             )
     if settings.dtype not in DTYPES:
         raise ConfigError(f"config.dtype={settings.dtype!r}{nearest(settings.dtype, DTYPES)}")
-    if settings.memory_limit is not None and settings.memory_limit <= 0:
-        raise ConfigError(f"config.memory_limit must be positive; got {settings.memory_limit}.")
     parse_heads(settings.heads)
     parse_layers(settings.sublayers)
 

@@ -67,8 +67,8 @@ def run(settings: Settings, workdir: pathlib.Path, console: Console) -> int:
     ):  # fmt: skip
         outcome = _measure(settings, checkpoint, revisions, texts, mesh, progress)
     if jax.process_index() == 0:
-        output.write(settings, workdir, arch, domains, texts, outcome, need, tokenizer)
-        output.show(settings, console, domains, texts.domain, outcome)
+        result = output.write(settings, workdir, arch, domains, texts, outcome, need, tokenizer)
+        output.show(settings, console, result["domains"])
         console.print(f"report: {workdir / 'report.html'}", highlight=False)
     return 0
 

@@ -8,7 +8,7 @@ import numpy as np
 from crate_jax.config import ConfigError
 from crate_jax.data.tokens import Domain
 from crate_jax.studies.llm_report import settings as settings_
-from crate_jax.studies.llm_report.passes import Variant
+from crate_jax.studies.llm_report.passes import Variant, mean_by_domain
 from crate_jax.studies.llm_report.settings import Settings
 
 PER_HEAD = (
@@ -23,11 +23,8 @@ SINK_MASS = 0.3
 
 def by_domain(found: dict[str, np.ndarray], domain: np.ndarray) -> dict[str, np.ndarray]:
     """Means over the texts of each domain: ``(domains, L, H)`` and ``(domains, L + 1)``."""
-    count = domain.max() + 1
-    return {
-        name: np.stack([found[name][:, domain == d].mean(axis=1) for d in range(count)])
-        for name in PER_HEAD + PER_STREAM
-    }
+    names = PER_HEAD + PER_STREAM
+    return {name: mean_by_domain(found[name], domain, axis=1) for name in names}
 
 
 def differences(score_DLH: np.ndarray) -> np.ndarray:
@@ -37,8 +34,7 @@ def differences(score_DLH: np.ndarray) -> np.ndarray:
 
 def sink_rates(found: dict[str, np.ndarray], domain: np.ndarray, threshold: float) -> np.ndarray:
     """The share of heads above the threshold on a text, averaged over each domain's texts."""
-    rate_N = (found["sink_score"] > threshold).mean(axis=(0, 2))
-    return np.array([rate_N[domain == d].mean() for d in range(domain.max() + 1)])
+    return mean_by_domain((found["sink_score"] > threshold).mean(axis=(0, 2)), domain)
 
 
 def list_sinks(
@@ -121,13 +117,9 @@ def count_variants(settings: Settings, depth: int, heads: int) -> int:
     return 2 * heads + 2 * (depth if layers is None else len(layers))
 
 
-def effects(
-    variants: Sequence[Variant], losses: np.ndarray, loss: np.ndarray, domain: np.ndarray
-) -> np.ndarray:
+def effects(losses: np.ndarray, loss: np.ndarray, domain: np.ndarray) -> np.ndarray:
     """Mean change of the loss in nats a token, ``(variants, domains)``."""
-    change = losses - loss[None, :]
-    count = domain.max() + 1
-    return np.stack([change[:, domain == d].mean(axis=1) for d in range(count)], axis=1)
+    return mean_by_domain(losses - loss[None, :], domain, axis=1).T
 
 
 def to_json(
@@ -138,18 +130,17 @@ def to_json(
     means: dict[str, np.ndarray],
     sinks: list[list[dict]],
     variants: Sequence[Variant],
-    losses: np.ndarray,
+    effect_VD: np.ndarray,
 ) -> dict:
     """Everything that the page shows, by name, in plain numbers."""
-    rates = sink_rates(found, domain, settings.sink)
+    rates, loss = sink_rates(found, domain, settings.sink), mean_by_domain(found["loss"], domain)
     score = means["sink_score"]
-    effect = effects(variants, losses, found["loss"], domain)
     out = {"domains": {}, "heads": {}, "residual": {}, "interventions": []}
     for d, one in enumerate(domains):
         out["domains"][one.name] = {
             "texts": len(one.tokens),
             "too_short": one.dropped,
-            "loss": float(found["loss"][domain == d].mean()),
+            "loss": float(loss[d]),
             "sink_rate": float(rates[d]),
             "dormant_heads": int((score[d] > settings.dormant).sum()),
             "sinks": sinks[d],
@@ -159,7 +150,7 @@ def to_json(
         }
         out["residual"][one.name] = {name: means[name][d].tolist() for name in PER_STREAM}
     out["difference"] = differences(score).tolist()
-    for variant, change in zip(variants, effect, strict=True):
+    for variant, change in zip(variants, effect_VD, strict=True):
         out["interventions"].append(
             {
                 "kind": variant.kind,

@@ -10,7 +10,6 @@ figures.
 
 import dataclasses
 import json
-import os
 import pathlib
 import time
 
@@ -32,6 +31,7 @@ from crate_jax.studies.theory.peak import check_peak
 from crate_jax.studies.theory.relu import check_relu
 from crate_jax.studies.theory.simple import SimpleSettings, check_simple, train_both
 from crate_jax.studies.theory.softmax import CLOSE, Growth, check_drain, check_growth, check_joint
+from crate_jax.train import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,24 +78,21 @@ class Settings:
     simple: SimpleSettings = dataclasses.field(default_factory=SimpleSettings)
 
 
-_LEAST = {
-    "vocabulary": 3, "laws": 1, "triggers": 0, "starts": 1, "length": 1, "points": 11,
-    "optimizer_steps": 20_000,
-}  # fmt: skip
+_RANGES = (
+    ("at least 3", lambda x: x >= 3, {"": ("vocabulary",)}),
+    ("at least 1", lambda x: x >= 1, {"": ("laws", "starts", "length")}),
+    ("at least 0", lambda x: x >= 0, {"": ("triggers",)}),
+    ("at least 11", lambda x: x >= 11, {"": ("points",)}),
+    ("at least 20000", lambda x: x >= 20_000, {"": ("optimizer_steps",)}),
+    ("above 0", lambda x: 0 < x < float("inf"), {"": ("concentration", "sgd_rate", "adam_rate")}),
+    ("from 1e4 to 1e30", lambda x: 1e4 <= x <= 1e30, {"": ("horizon",)}),
+)
+"""See ``config.check_ranges``."""
 
 
 def check(settings: Settings) -> None:
     """Raises a ConfigError about the first setting that cannot be."""
-    for name, least in _LEAST.items():
-        if getattr(settings, name) < least:
-            raise ConfigError(
-                f"config.{name} must be at least {least}; got {getattr(settings, name)}."
-            )
-    for name in ("concentration", "sgd_rate", "adam_rate"):
-        if not 0 < getattr(settings, name) < float("inf"):
-            raise ConfigError(f"config.{name} must be above 0; got {getattr(settings, name)}.")
-    if not 1e4 <= settings.horizon <= 1e30:
-        raise ConfigError(f"config.horizon must be from 1e4 to 1e30; got {settings.horizon}.")
+    configs.check_ranges(settings, _RANGES)
     if not settings.logits or not all(abs(a) <= 20 for a in settings.logits):
         raise ConfigError(
             f"config.logits must be one or more numbers from -20 to 20; got {settings.logits}."
@@ -207,9 +204,7 @@ def _save(path: pathlib.Path, about: dict, claims, trained: list[tuple[str, ...]
     results = {"about": about, "claims": [claim.record() for claim in claims]}
     if trained:
         results["simple"] = [dict(zip(simple_model.COLUMNS, row, strict=True)) for row in trained]
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(results, indent=2) + "\n")
-    os.replace(partial, path)
+    whole.write_text(path, json.dumps(results, indent=2) + "\n")
 
 
 _INTRODUCTION = (

@@ -4,9 +4,8 @@ import pathlib
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from crate_jax.interpret.plots import make_figure
 from crate_jax.studies.theory.peak import SIZES, Peak
 from crate_jax.studies.theory.relu import Relu
 from crate_jax.studies.theory.simple import Course
@@ -18,8 +17,7 @@ FLOOR = 1e-16
 
 
 def _panels(title: str):
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = make_figure(11, 4.2)
     figure.suptitle(title)
     left, right = figure.subplots(1, 2)
     for axes in (left, right):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from crate_jax.config import ConfigError, nearest
+from crate_jax.config import ConfigError, check_ranges, nearest
 from crate_jax.data import backcopy, bigram
 from crate_jax.models.backcopy_simple import BackcopySimple
 from crate_jax.ops.sink_dynamics import visible_size
@@ -69,16 +69,16 @@ class Course(NamedTuple):
     value: np.ndarray
 
 
+_RANGES = (
+    ("at least 1", lambda x: x >= 1, {"": ("steps", "batch", "evaluation_batch", "triggers")}),
+    ("at least 4", lambda x: x >= 4, {"": ("length",)}),
+    ("above 0", lambda x: 0 < x < float("inf"), {"": ("adamw_rate", "sgd_rate")}),
+)
+
+
 def check_simple(settings: SimpleSettings) -> None:
     """Raises a ConfigError about the first setting that cannot be."""
-    for name in ("steps", "batch", "evaluation_batch", "triggers"):
-        if getattr(settings, name) < 1:
-            raise ConfigError(f"config.simple.{name} must be at least 1.")
-    if settings.length < 4:
-        raise ConfigError(f"config.simple.length must be at least 4; got {settings.length}.")
-    for name in ("adamw_rate", "sgd_rate"):
-        if not 0 < getattr(settings, name) < float("inf"):
-            raise ConfigError(f"config.simple.{name} must be above 0.")
+    check_ranges(settings, _RANGES, "config.simple")
     if settings.law.partition(":")[0] not in bigram.SOURCES:
         raise ConfigError(
             f"config.simple.law={settings.law!r}{nearest(settings.law, bigram.SOURCES)}"
