@@ -1,36 +1,62 @@
-"""From the ConfigDict of a config file to frozen dataclasses, once.
+"""The settings of a run, as frozen dataclasses.
 
 A config file exports ``get_config(arg)`` and starts from :func:`default`. :func:`resolve` turns
 the ConfigDict, command-line overrides included, into a :class:`Config`; an unknown key is an error
 that names the nearest valid one. :func:`digest` names the experiment: two runs with the same digest
 compute the same numbers. Everything that cannot change a number (where to log, how many loader
-workers), or decides only whether a run gives up, lies outside the digest.
+workers), or decides only whether a run gives up, lies outside the digest, and so do the sections
+of tasks that are not the run's.
 """
 
 import dataclasses
-import difflib
-import hashlib
-import json
-import types
-import typing
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
+from crate_jax.settings import (
+    ConfigError,
+    added,
+    as_dict,
+    beyond_digest,
+    check_ranges,
+    check_type,
+    common_settings,
+    differences,
+    digest,
+    nearest,
+    numeric_part,
+    section,
+    to_config_dict,
+)
 
-class ConfigError(ValueError):
-    """What is wrong with a config, where, and what to write instead."""
-
-
-def beyond_digest(default, *, per_host: bool = False):
-    """A field that changes how a run is carried out, or when it gives up, and no number.
-
-    Args:
-      default: of the field.
-      per_host: whether the processes of one run may each have their own.
-    """
-    return dataclasses.field(default=default, metadata={"digest": False, "per_host": per_host})
+__all__ = [
+    "CTRLConfig",
+    "ClassifyConfig",
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "EvaluateConfig",
+    "MCR2Config",
+    "MeshConfig",
+    "OptimizerConfig",
+    "ScheduleConfig",
+    "TrainConfig",
+    "added",
+    "as_dict",
+    "beyond_digest",
+    "check_ranges",
+    "check_type",
+    "common_settings",
+    "default",
+    "differences",
+    "digest",
+    "nearest",
+    "numeric_part",
+    "resolve",
+    "section",
+    "to_config_dict",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +74,8 @@ class DataConfig:
       channels: image channels, 1 or 3.
       mean, std: per-channel normalisation on the scale [0, 1].
       crop: ``inception`` (random resized crop), ``pad`` (reflect-free zero pad and crop),
-        ``center`` or ``none``, in training.
+        ``pad_to`` (the same to ``image_size`` instead of the image's own), ``center`` or ``none``,
+        in training.
       crop_area: area range of the inception crop, as fractions.
       crop_padding: pixels of zero padding before a ``pad`` crop.
       interpolation: ``bilinear``, ``bicubic``, ``area`` or ``lanczos``.
@@ -60,6 +87,15 @@ class DataConfig:
       eval_resize: ``shorter`` side to ``eval_resize_size`` and centre crop, or ``square``.
       eval_resize_size: pixels of the shorter side at evaluation.
       eval_interpolation: as ``interpolation``, at evaluation.
+      jitter: strengths of brightness, contrast, saturation and hue (torchvision's ColorJitter) in
+        training, colour images only; zeros are off.
+      jitter_probability: of an image to be jittered.
+      grayscale: probability of an image to lose its colours, in training.
+      label_noise: fraction of the training labels that are replaced by uniform draws.
+      label_noise_seed: of the choice of these labels and of the draws, once for the run.
+      views: images of a batch that come from one record, view 0 without augmentation; a batch is
+        ``batch_size / views`` records.
+      shuffle: whether the training records are read in a new random order each epoch.
       on_bad_image: ``fail``, or ``skip``: counted, in training replaced by the next readable
         record, in evaluation left out.
       workers: loader processes; 0 decodes in the main process. Any number gives the same batches.
@@ -85,6 +121,13 @@ class DataConfig:
     eval_resize: str = "square"
     eval_resize_size: int = 256
     eval_interpolation: str = "bilinear"
+    jitter: tuple[float, float, float, float] = added((0.0, 0.0, 0.0, 0.0))
+    jitter_probability: float = added(0.8)
+    grayscale: float = added(0.0)
+    label_noise: float = added(0.0)
+    label_noise_seed: int = added(10)
+    views: int = added(1)
+    shuffle: bool = added(True)
     on_bad_image: str = beyond_digest("fail")
     workers: int = beyond_digest(0, per_host=True)
 
@@ -142,11 +185,12 @@ class ScheduleConfig:
     """Learning-rate factor over the run: 0 -> 1 over the warm-up, then the named decay.
 
     Attributes:
-      name: ``cosine``, ``linear``, ``rsqrt``, ``constant`` or ``epoch_cosine`` (the CRATE code's:
-        once an epoch, ``min((e+1)/warmup_epochs, (1 + cos(pi e/E))/2)``).
+      name: ``cosine``, ``linear``, ``rsqrt``, ``constant``, ``multistep`` or ``epoch_cosine`` (the
+        CRATE code's: once an epoch, ``min((e+1)/warmup_epochs, (1 + cos(pi e/E))/2)``).
       warmup_steps, warmup_epochs: length of the linear warm-up; one of them at most is non-zero.
       final: the last learning rate as a fraction of the peak (cosine, linear).
       rsqrt_timescale: steps after which rsqrt has fallen to ``1/sqrt(2)``.
+      milestones: epochs at which multistep multiplies the rate by ``step_factor``.
     """
 
     name: str = "cosine"
@@ -154,6 +198,8 @@ class ScheduleConfig:
     warmup_epochs: float = 0.0
     final: float = 0.0
     rsqrt_timescale: int = 10_000
+    milestones: tuple[float, ...] = added(())
+    step_factor: float = added(0.1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +219,83 @@ class ClassifyConfig:
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
     ortho_penalty: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class MCR2Config:
+    """Rate reduction of the features: what system ``mcr2`` minimises.
+
+        R^c(Z|Pi) - gamma2/2 logdet(I + gamma1 d/(N eps^2) Z^T Z) + lmbda/2 ||Z||_F^2
+
+    Attributes:
+      eps_sq: the papers' epsilon squared (what the released code calls ``eps``).
+      gamma1, gamma2: factors of the expansion, 1 and 1 when supervised.
+      lmbda: weight of the regularised problem (landscape paper), for features that are not
+        normalised; 0 is off.
+      lmb: the released code's name for ``lmbda / 2``; write one of them.
+      classes: what a class is: ``labels``, or ``images``, where all views of an image are one.
+      smoothing: s of soft memberships ``(1-s) onehot + s/K``; 0 is hard.
+    """
+
+    eps_sq: float = 0.5
+    gamma1: float = 1.0
+    gamma2: float = 1.0
+    lmbda: float = 0.0
+    lmb: float | None = None
+    classes: str = "labels"
+    smoothing: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class CTRLConfig:
+    """The closed-loop game of system ``ctrl``, see ``objectives.closed_loop``.
+
+    Attributes:
+      objective: ``binary``, ``multi`` or ``alternating``.
+      eps_sq: the papers' epsilon squared.
+      gammas: weights of the three terms of ``multi``.
+      encoder_steps: updates of the encoder, each against a detached transcription, before the
+        decoder's one; all on the same batch.
+      consistency: weight of ``mean ||z - z^||^2``, which both players lower; 0 is off.
+      normalise_by: whose statistics the encoder's BatchNorm takes for a transcription in training:
+        ``own``, the batch of transcriptions', as released, or ``image``, those of the images.
+      dither: uniform noise from 0 to this that is added to a training image, on the scale of its
+        normalised pixels; 0 is off.
+      transform: of each training image: ``none``, or ``tmnist``, one of identity, 1.5 and 0.5 times
+        the size, and 45 degrees to either side, drawn at random.
+    """
+
+    objective: str = "multi"
+    eps_sq: float = 0.5
+    gammas: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    encoder_steps: int = 1
+    consistency: float = 0.0
+    normalise_by: str = "own"
+    dither: float = 0.0
+    transform: str = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """What is found out about the features at the end of a run, and by ``--mode=eval``.
+
+    Attributes:
+      evaluators: names from ``crate_jax.evaluate.EVALUATORS``.
+      components: dimensions of each class's subspace.
+      neighbors: k of the nearest neighbours, by cosine.
+      svm_c: inverse weight of the linear SVM's regularisation.
+      ensc_gamma, ensc_tau: weight of the fit and share of the l1 norm in elastic-net subspace
+        clustering.
+      cluster_samples: examples that are clustered; spectral methods cost their square.
+    """
+
+    evaluators: tuple[str, ...] = ()
+    components: int = 30
+    neighbors: int = 5
+    svm_c: float = 1.0
+    ensc_gamma: float = 300.0
+    ensc_tau: float = 1.0
+    cluster_samples: int = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,6 +357,11 @@ class MeshConfig:
     tensor: int | None = None
 
 
+def _of_task(name: str, cls):
+    """A section that only runs of one task have in their digest."""
+    return dataclasses.field(default_factory=cls, metadata={"system": name})
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """One run.
@@ -253,8 +381,13 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
-    classify: ClassifyConfig = dataclasses.field(default_factory=ClassifyConfig)
+    classify: ClassifyConfig = _of_task("classify", ClassifyConfig)
+    mcr2: MCR2Config = _of_task("mcr2", MCR2Config)
+    ctrl: CTRLConfig = _of_task("ctrl", CTRLConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = dataclasses.field(
+        default_factory=EvaluateConfig, metadata={"digest": False}
+    )
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig, metadata={"digest": False})
     profile: bool = beyond_digest(False)
     debug_nans: bool = beyond_digest(False)
@@ -263,31 +396,6 @@ class Config:
 def default() -> ml_collections.ConfigDict:
     """Every key with its default, for a config file to change; optional ones are placeholders."""
     return to_config_dict(Config())
-
-
-def _optional_type(annotation):
-    """``T`` of ``T | None``, else None."""
-    if isinstance(annotation, types.UnionType):
-        inner = [t for t in typing.get_args(annotation) if t is not type(None)]
-        if len(inner) == 1:
-            return inner[0]
-    return None
-
-
-def to_config_dict(section) -> ml_collections.ConfigDict:
-    """The ConfigDict of a dataclass; an optional field that is None becomes a placeholder."""
-    out = ml_collections.ConfigDict()
-    hints = typing.get_type_hints(type(section))
-    for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
-        if dataclasses.is_dataclass(value):
-            value = to_config_dict(value)
-        elif isinstance(value, Mapping):
-            value = ml_collections.ConfigDict(dict(value))
-        elif value is None:
-            value = ml_collections.config_dict.placeholder(_optional_type(hints[field.name]))
-        out[field.name] = value
-    return out
 
 
 def resolve(raw: ml_collections.ConfigDict | Mapping) -> Config:
@@ -302,71 +410,14 @@ def resolve(raw: ml_collections.ConfigDict | Mapping) -> Config:
     return config
 
 
-def nearest(name: str, valid) -> str:
-    """``; did you mean 'x'? Valid: ...``, for the end of an error about ``name``."""
-    valid = sorted(valid)
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    return f"{hint} Valid: {', '.join(valid)}."
-
-
-def section(cls, plain: Mapping, path: str):
-    """An instance of the dataclass ``cls`` from a plain dict.
-
-    Args:
-      cls: a frozen dataclass; fields may be dataclasses themselves.
-      plain: its fields by name; those left out keep their defaults.
-      path: how an error names the section, ``config.train`` say.
-
-    Raises:
-      ConfigError: on an unknown key, with the nearest valid one, or a value of the wrong type.
-    """
-    if not isinstance(plain, Mapping):
-        raise ConfigError(f"{path} is a section of settings; got {plain!r}.")
-    hints = typing.get_type_hints(cls)
-    for key in plain:
-        if key not in hints:
-            raise ConfigError(f"{path}.{key} is not a setting{nearest(key, hints)}")
-    return cls(**{key: _value(hints[key], value, f"{path}.{key}") for key, value in plain.items()})
-
-
-def _value(annotation, value, path: str):
-    if dataclasses.is_dataclass(annotation):
-        return section(annotation, value, path)
-    optional = _optional_type(annotation)
-    if optional is not None:
-        return None if value is None else _value(optional, value, path)
-    origin = typing.get_origin(annotation)
-    if origin is tuple:
-        if isinstance(value, str) or not hasattr(value, "__iter__"):
-            raise ConfigError(f"{path} must be a list; got {value!r}.")
-        kinds = typing.get_args(annotation)
-        if Ellipsis not in kinds and len(value) != len(kinds):
-            raise ConfigError(f"{path} must have {len(kinds)} entries; got {value!r}.")
-        return tuple(_value(kinds[0], v, path) for v in value)
-    if origin is not None:  # the model's mapping: models.create checks it
-        return _plain(value)
-    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if annotation is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if not isinstance(value, annotation) or (annotation is int and isinstance(value, bool)):
-        raise ConfigError(f"{path} must be {annotation.__name__}; got {value!r}.")
-    return value
-
-
-def _plain(value):
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return tuple(_plain(v) for v in value) if isinstance(value, (list, tuple)) else value
-
-
 _DTYPES = ("float32", "bfloat16")
 
 _RANGES = (
     (
         "at least 1", lambda x: x >= 1,
-        {"data": ("image_size", "num_classes"),
+        {"data": ("image_size", "num_classes", "views"),
+         "evaluate": ("components", "neighbors", "cluster_samples"),
+         "ctrl": ("encoder_steps",),
          "train": ("batch_size", "accumulate", "eval_batch_size")},
     ),
     (
@@ -375,14 +426,29 @@ _RANGES = (
          "optimizer": ("learning_rate", "weight_decay"),
          "schedule": ("warmup_steps", "warmup_epochs"),
          "classify": ("mixup_alpha", "cutmix_alpha", "ortho_penalty"),
+         "mcr2": ("gamma2", "lmbda", "lmb"), "ctrl": ("consistency", "dither"),
          "train": ("measure_batch", "eval_every", "checkpoint_every", "log_every", "keep_last",
                    "keep_best", "max_bad_steps")},
     ),
     (
         "at least 0 and below 1", lambda x: 0 <= x < 1,
-        {"train": ("ema_decay",), "classify": ("label_smoothing",)},
+        {"train": ("ema_decay",), "classify": ("label_smoothing",), "mcr2": ("smoothing",)},
     ),
-    ("above 0", lambda x: x > 0, {"optimizer": ("clip_norm",)}),
+    (
+        "a fraction from 0 to 1", lambda x: 0 <= x <= 1,
+        {"data": ("jitter_probability", "grayscale", "label_noise")},
+    ),
+    ("above 0 and at most 1", lambda x: 0 < x <= 1, {"evaluate": ("ensc_tau",)}),
+    (
+        "above 0", lambda x: x > 0,
+        {"optimizer": ("clip_norm",), "schedule": ("step_factor",), "mcr2": ("eps_sq", "gamma1"),
+         "ctrl": ("eps_sq",),
+         "evaluate": ("svm_c", "ensc_gamma")},
+    ),
+    (
+        "at least 0 in every entry", lambda xs: all(x >= 0 for x in xs),
+        {"data": ("jitter",), "schedule": ("milestones",)},
+    ),
     ("above 0 in every entry", lambda xs: all(x > 0 for x in xs), {"data": ("std",)}),
     (
         "two fractions LOW <= HIGH, above 0 and at most 1", lambda xs: 0 < xs[0] <= xs[1] <= 1,
@@ -394,24 +460,6 @@ _RANGES = (
 
 A test is written so that nan fails it.
 """
-
-
-def check_ranges(config, ranges, path: str = "config") -> None:
-    """Raises about the first setting that is not allowed.
-
-    Args:
-      config: a dataclass of settings.
-      ranges: see :data:`_RANGES`; the section "" is the dataclass itself.
-      path: how an error names it.
-    """
-    for allowed, test, sections in ranges:
-        for section, names in sections.items():
-            part = getattr(config, section) if section else config
-            for name in names:
-                value = getattr(part, name)
-                if value is not None and not test(value):
-                    where = ".".join(filter(None, (path, section, name)))
-                    raise ConfigError(f"{where} must be {allowed}; got {value!r}.")
 
 
 def _check(config: Config) -> None:
@@ -432,64 +480,14 @@ def _check(config: Config) -> None:
                 f"config.data.{name} has {len(getattr(data, name))} entries for "
                 f"config.data.channels={data.channels}; write one, or one a channel."
             )
+    if train.batch_size % data.views:
+        raise ConfigError(
+            f"config.train.batch_size={train.batch_size} does not divide over "
+            f"config.data.views={data.views}; change one of them."
+        )
+    if config.mcr2.lmbda and config.mcr2.lmb is not None:
+        raise ConfigError("set config.mcr2.lmbda or .lmb, not both; lmb is lmbda / 2.")
     if config.classify.label_smoothing and config.classify.on_value is not None:
         raise ConfigError("set config.classify.label_smoothing or .on_value, not both.")
     if (config.classify.on_value is None) != (config.classify.off_value is None):
         raise ConfigError("set config.classify.on_value and .off_value together.")
-
-
-def as_dict(config) -> dict:
-    """Plain nested dict of a config or of one section, for JSON."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def differences(old: Mapping, new: Mapping, path: str = "config") -> list[str]:
-    """One line for each key at which two plain dicts differ, ``config.a.b: old -> new``."""
-    lines = []
-    for key in sorted({*old, *new}):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            lines += differences(a, b, f"{path}.{key}")
-        elif a != b:
-            lines.append(f"{path}.{key}: {a!r} -> {b!r}")
-    return lines
-
-
-def numeric_part(config) -> dict:
-    """The part of a config, or of a study's settings, that decides its numbers, as a plain dict."""
-    return _part(config, lambda metadata: metadata.get("digest", True))
-
-
-def common_settings(config) -> dict[str, str]:
-    """The settings that all processes of a run must share, ``{"config.train.steps": "800"}``."""
-    flat = {}
-
-    def spread(value, path):
-        if isinstance(value, Mapping) and value:
-            for key, part in value.items():
-                spread(part, f"{path}.{key}")
-        else:
-            flat[path] = json.dumps(value)
-
-    spread(_part(config, lambda metadata: not metadata.get("per_host", False)), "config")
-    return flat
-
-
-def _part(config, wanted) -> dict:
-    """The fields, nested, whose metadata is ``wanted``, as a plain dict."""
-
-    def keep(section):
-        out = {}
-        for field in dataclasses.fields(section):
-            if wanted(field.metadata):
-                value = getattr(section, field.name)
-                out[field.name] = keep(value) if dataclasses.is_dataclass(value) else value
-        return out
-
-    return json.loads(json.dumps(keep(config)))
-
-
-def digest(config) -> str:
-    """Twelve hex digits that name the numbers of a run."""
-    text = json.dumps(numeric_part(config), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -177,7 +177,11 @@ def main(argv) -> int:
         if MODE.value == "eval":
             raise ConfigError("a study has no --mode=eval: its run ends in its tables and figures.")
         workdirs.claim(workdir, config)
-        return studies.run(config, workdir, console)
+        try:
+            return studies.run(config, workdir, console)
+        except ConfigError:
+            workdirs.release(workdir)  # nothing was begun: the mended command may have it
+            raise
     if MODE.value == "eval":
         step, evaluator = run.evaluate(config, workdir, STEP.value)
         report(console, evaluator.metrics, evaluator.layers, {"checkpoint": f"step {step}"})

@@ -6,6 +6,12 @@ from ml_collections import ConfigDict
 
 from crate_jax.config import ConfigError, nearest
 
+_SMALL = {
+    "width": 8, "hidden": 32, "feature_dim": 16, "widths": (8,), "nz": 8, "down": (8, 8),
+    "flat": 8, "bottom": 8, "up": (8, 8), "depths": (1, 1, 1, 1),
+}  # fmt: skip
+"""Sizes of a network without patches, where it has them."""
+
 _WORDS = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -65,14 +71,22 @@ def shrink(config: ConfigDict) -> ConfigDict:
     """The ``:smoke`` size of a recipe: two steps of a tiny model on synthetic images.
 
     Optimizer, augmentation, loss and the model's switches stay as they are, and so does the
-    schedule but for its warm-up, which goes, or is one step where it is counted in steps.
+    schedule but for its warm-up, which goes, or is one step where it is counted in steps. A network
+    without patches keeps the size of its images.
     """
     model, data, train = config.model, config.data, config.train
-    patch = model.patch or int(model.variant.partition("/")[2])
-    model.update(variant=None, width=32, depth=2, heads=4, patch=patch)
+    if "patch" in model:
+        patch = model.patch or int(model.variant.partition("/")[2])
+        model.update(variant=None, width=32, depth=2, heads=4, patch=patch)
+        data.image_size, data.eval_resize_size = 2 * patch, 2 * patch + 4
+    else:
+        model.update({key: size for key, size in _SMALL.items() if key in model})
+        if "nz" in model:  # a transcription has no size but that of its stages
+            model.variant, data.image_size, data.eval_resize_size = None, 16, 16
     data.source, data.data_dir, data.workers = "synthetic", None, 0
     data.train_split, data.eval_split = "train", "test"
-    data.image_size, data.eval_resize_size = 2 * patch, 2 * patch + 4
+    data.views = min(data.views, 4)
+    config.evaluate.update(cluster_samples=max(64, 2 * (data.num_classes or 0)), components=4)
     train.update(
         steps=2, epochs=None, batch_size=16, eval_batch_size=16, measure_batch=4,
         eval_every=0, checkpoint_every=0, log_every=1, init_from=None,

@@ -7,19 +7,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 from rich.console import Console
 
 from crate_jax import config as configs
 from crate_jax import data, models, systems
-from crate_jax.config import Config, ConfigError, TrainConfig
+from crate_jax import evaluate as evaluators
+from crate_jax.config import Config, ConfigError
 from crate_jax.interpret import plots, summary
 from crate_jax.plan import chips
 from crate_jax.sharding import mesh as meshes
 from crate_jax.sharding import place, processes, rules
-from crate_jax.train import checkpoint, flops, loop, reading
+from crate_jax.train import checkpoint, flops, loop, reading, whole
 from crate_jax.train import workdir as workdirs
-from crate_jax.train.data import Data
+from crate_jax.train.data import Data, on_devices
 from crate_jax.train.evaluation import Evaluator
 from crate_jax.train.loop import Result
 from crate_jax.train.protocol import System
@@ -77,10 +79,10 @@ def prepare(
     if examples is None:
         data.validate(config.data)
         examples = data.num_examples(config.data, config.data.train_split)
-    total_steps = count_steps(train, examples)
+    total_steps = count_steps(config, examples)
     if total_steps < 1:
         raise ConfigError("the run has no step; raise config.train.steps or config.train.epochs.")
-    steps_per_epoch = max(1, round(examples / train.batch_size))
+    steps_per_epoch = max(1, round(examples * config.data.views / train.batch_size))
     system = systems.create(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     scores = [f"eval/{name}" for name in system.evaluation_metrics]
     if train.keep_best and train.best_metric not in scores:
@@ -88,7 +90,18 @@ def prepare(
             f"config.train.best_metric={train.best_metric!r} is not measured"
             f"{configs.nearest(train.best_metric, scores)}"
         )
+    check_evaluators(config, system)
     return Run(config, system, mesh, total_steps)
+
+
+def check_evaluators(config: Config, system: System) -> None:
+    """Raises a sentence about an evaluator that is not there, or has nothing to look at."""
+    evaluators.check(config, getattr(system, "feature_dim", None))
+    if config.evaluate.evaluators and not hasattr(system, "features"):
+        raise ConfigError(
+            f"config.evaluate.evaluators look at features, which config.system={config.system!r} "
+            f"does not give; leave them out."
+        )
 
 
 def create_mesh(
@@ -108,11 +121,12 @@ def check_batches(config: Config, mesh: Mesh | AbstractMesh, batches: Sequence[s
         meshes.check_batch(mesh, getattr(config.train, name) // parts, field)
 
 
-def count_steps(train: TrainConfig, examples: int | None) -> int | None:
+def count_steps(config: Config, examples: int | None) -> int | None:
     """Updates of a whole run; None where that takes the size of a split that is not known."""
+    train = config.train
     if train.steps is not None or examples is None:
         return train.steps
-    return round(train.epochs * examples / train.batch_size)
+    return round(train.epochs * examples * config.data.views / train.batch_size)
 
 
 def system_alone(config: Config) -> System:
@@ -167,10 +181,51 @@ def train(config: Config, workdir: pathlib.Path, console: Console | None = None)
         step_flops=step_flops(config) if peak else 0.0,
         peak_flops=peak * run.mesh.size if peak else None,
     )  # fmt: skip
-    if result.layers and not result.exit_code and jax.process_index() == 0:
+    if result.exit_code:
+        return result
+    params = run.system.eval_params(result.state)
+    scores = evaluate_features(config, run.system, run.mesh, params)
+    if scores and jax.process_index() == 0:
+        write_scores(workdir, result.step, scores)
+    result.metrics.update(scores)
+    if result.layers and jax.process_index() == 0:
         title = f"{config.model['name']}, step {result.step}"
         plots.layers_figure({title: result.layers}, workdir / "layers.png", title)
     return result
+
+
+def evaluate_features(config: Config, system: System, mesh: Mesh, params) -> dict[str, float]:
+    """What the evaluators of the config find out about the features, ``eval/NAME/...``.
+
+    The features of the training split are those of its images as evaluation sees them, and of its
+    labels as training sees them.
+    """
+    if not config.evaluate.evaluators:
+        return {}
+    size = config.train.eval_batch_size
+    rows = place.process_rows(mesh, size, jax.process_index())
+    replicated = place.replicated(mesh)
+
+    def apply(function, split):
+        def outputs(params, batch):
+            return function(params, batch), batch["label"], batch["mask"]
+
+        jitted = jax.jit(outputs, out_shardings=replicated)
+        found = []
+        with jax.set_mesh(mesh):
+            for batch in data.eval_batches(config.data, batch_size=size, rows=rows, split=split):
+                out, label, mask = jax.device_get(jitted(params, on_devices(mesh, batch)))
+                kept = mask > 0
+                found.append(jax.tree.map(lambda x, kept=kept: x[kept], (out, label)))
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+    return evaluators.run(evaluators.Probe(config, system, apply))
+
+
+def write_scores(workdir: pathlib.Path, step: int, scores: Mapping[str, float]) -> None:
+    """``evaluation.json``: what the evaluators found, and after which step."""
+    text = json.dumps({"step": step, **scores}, indent=1)
+    whole.write_text(workdir / "evaluation.json", text + "\n")
 
 
 def _start(run: Run, donor: pathlib.Path | None, console: Console | None):
@@ -210,7 +265,9 @@ def evaluate(config: Config, workdir: pathlib.Path, which: str = "latest") -> tu
     def look():
         mesh = create_mesh(config, ("eval_batch_size",))
         data.validate(config.data, splits=(config.data.eval_split,))
-        return mesh, system_alone(config), reading.read_params(path), reading.read_meta(path)
+        system = system_alone(config)
+        check_evaluators(config, system)
+        return mesh, system, reading.read_params(path), reading.read_meta(path)
 
     mesh, system, params, meta = processes.together(look, (ConfigError, *reading.ERRORS))
     differing = setting_differences(meta["model"], describe_model(config, system))
@@ -223,7 +280,12 @@ def evaluate(config: Config, workdir: pathlib.Path, which: str = "latest") -> tu
     params = jax.device_get(system.adapt(params))
     evaluator = Evaluator(system, mesh, batches(config, mesh))
     with jax.set_mesh(mesh):
-        evaluator.run(jax.device_put(params, rules.shardings(mesh, params)))
+        params = jax.device_put(params, rules.shardings(mesh, params))
+        evaluator.run(params)
+    scores = evaluate_features(config, system, mesh, params)
+    if scores and jax.process_index() == 0:
+        write_scores(workdir, int(path.name), scores)
+    evaluator.metrics.update(scores)
     return int(path.name), evaluator
 
 
@@ -269,8 +331,10 @@ def step_flops(config: Config) -> int:
     Neither rematerialisation nor a kernel that forms its attention again in the backward pass
     counts: these are model FLOPs, whatever carries them out.
     """
+    known = models.fields(config.model["name"])
     plain = {"remat": "none", "attention_implementation": "einsum"}
-    system = system_alone(dataclasses.replace(config, model={**config.model, **plain}))
+    model = {**config.model, **{key: plain[key] for key in plain if key in known}}
+    system = system_alone(dataclasses.replace(config, model=model))
     batch = example_batch(config)
     state = jax.eval_shape(system.init, jax.random.key(0), batch)
     return flops.matmul_flops(system.step, state, batch, jax.random.key(0))

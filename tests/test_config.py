@@ -29,6 +29,7 @@ BEYOND = {
         "max_bad_steps",
     },
     "mesh": {"preset", "slice", "data", "fsdp", "tensor"},
+    "evaluate": {field.name for field in dataclasses.fields(configs.EvaluateConfig)},
 }  # fmt: skip
 """What changes no number, written out: where files lie, how often to look, when to give up, the
 devices."""
@@ -45,7 +46,7 @@ def _valid(**sections):
 
 def test_every_section_is_covered():
     assert set(SECTIONS) == {
-        "data", "optimizer", "schedule", "classify", "train", "mesh",
+        "data", "optimizer", "schedule", "classify", "mcr2", "ctrl", "train", "evaluate", "mesh",
     }  # fmt: skip
 
 
@@ -129,6 +130,8 @@ def test_lists_become_tuples_and_integers_in_them_floats():
         ({"schedule": {"warmup_steps": 1, "warmup_epochs": 1.0}}, "warmup_epochs, not both"),
         ({"data": {"mean": (0.1, 0.2, 0.3)}}, "config.data.mean has 3 entries .*channels=1"),
         ({"data": {"channels": 3, "std": (1.0, 2.0)}}, "config.data.std has 2 .*channels=3"),
+        ({"data": {"views": 5}}, "batch_size=128 .*views=5"),
+        ({"mcr2": {"lmbda": 0.1, "lmb": 0.05}}, "mcr2.lmbda or .lmb, not both"),
         ({"classify": {"on_value": 0.9}}, "on_value and .off_value together"),
         ({"classify": {"off_value": 0.1}}, "on_value and .off_value together"),
     ],
@@ -141,20 +144,36 @@ def test_settings_that_contradict(sections, message):
 @pytest.mark.parametrize(
     "allowed, settings",
     [
-        ("at least 1", {"train.batch_size": [0], "data.image_size": [-1]}),
+        ("at least 1", {
+            "train.batch_size": [0], "data.image_size": [-1], "data.views": [0],
+            "evaluate.components": [0], "evaluate.neighbors": [0], "evaluate.cluster_samples": [0],
+        }),
         ("at least 0", {
             "data.workers": [-1], "data.crop_padding": [-4], "data.randaugment_layers": [-1],
             "optimizer.learning_rate": [-1e-3, NAN], "optimizer.weight_decay": [-0.1],
             "schedule.warmup_steps": [-1], "schedule.warmup_epochs": [-1.0],
             "classify.mixup_alpha": [-0.8], "classify.cutmix_alpha": [-1.0],
             "classify.ortho_penalty": [-1.0], "train.measure_batch": [-1],
+            "mcr2.gamma2": [-1.0], "mcr2.lmbda": [-1.0], "mcr2.lmb": [-1.0],
             "train.eval_every": [-1], "train.checkpoint_every": [-1], "train.log_every": [-1],
             "train.keep_last": [-1], "train.keep_best": [-1], "train.max_bad_steps": [-1],
         }),
         ("at least 0 and below 1", {
             "train.ema_decay": [-0.1, 1.0, NAN], "classify.label_smoothing": [-0.1, 1.0],
+            "mcr2.smoothing": [1.0],
         }),
-        ("above 0", {"optimizer.clip_norm": [0.0, -1.0]}),
+        ("a fraction from 0 to 1", {
+            "data.label_noise": [-0.1, 1.1, NAN], "data.grayscale": [2.0],
+            "data.jitter_probability": [-1.0],
+        }),
+        ("above 0 and at most 1", {"evaluate.ensc_tau": [0.0, 1.5, NAN]}),
+        ("above 0", {
+            "optimizer.clip_norm": [0.0, -1.0], "mcr2.eps_sq": [0.0], "mcr2.gamma1": [0.0],
+            "schedule.step_factor": [0.0], "evaluate.svm_c": [0.0], "evaluate.ensc_gamma": [0.0],
+        }),
+        ("at least 0 in every entry", {
+            "data.jitter": [(0.4, 0.4, 0.4, -0.1)], "schedule.milestones": [(-1.0,)],
+        }),
         ("above 0 in every entry", {"data.std": [(0.0,)]}),
         ("two fractions LOW <= HIGH, above 0 and at most 1", {
             "data.crop_area": [(0.0, 1.0), (0.5, 0.4), (0.5, 1.1)],
@@ -185,6 +204,8 @@ def _changed(value):
         return not value
     if isinstance(value, (int, float)):
         return value + 1
+    if value is None:
+        return 1.0
     return (*value[:-1], "other") if isinstance(value, tuple) else "other"
 
 
@@ -193,9 +214,12 @@ def _with(config, section, **changes):
     return dataclasses.replace(config, **{section: part})
 
 
+TASKS = ("classify", "mcr2", "ctrl")
+
+
 @pytest.mark.parametrize("section", SECTIONS)
 def test_the_digest_changes_with_exactly_the_settings_that_change_numbers(section):
-    config = resolve(_valid())
+    config = resolve(_valid(system=section if section in TASKS else "classify"))
     for field in dataclasses.fields(getattr(config, section)):
         value = getattr(getattr(config, section), field.name)
         other = _with(config, section, **{field.name: _changed(value)})
@@ -208,6 +232,18 @@ def test_the_digest_changes_with_the_seed_the_task_and_the_model():
     others = [{"seed": 1}, {"system": "other"}, {"model": {"name": "vit"}}]
     digests = {digest(dataclasses.replace(config, **other)) for other in [{}, *others]}
     assert len(digests) == 4
+
+
+def test_a_section_of_another_task_is_no_part_of_the_digest():
+    config, moved = resolve(_valid()), resolve(_valid(mcr2={"eps_sq": 0.1}))
+    assert digest(moved) == digest(config)
+
+
+def test_settings_that_came_later_leave_the_digests_of_before():
+    config = resolve(_valid())
+    assert digest(config) == "9f1d9f313e75"  # of the settings before data.views and the like
+    assert "views" not in configs.numeric_part(config)["data"]
+    assert configs.numeric_part(config, whole=True)["data"]["views"] == 1
 
 
 def test_the_digest_does_not_depend_on_the_order_or_the_spelling_of_keys():

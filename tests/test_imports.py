@@ -9,7 +9,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "crate_jax"
 
 ALLOWED = {
     "ops": set(),
-    "config": set(),
+    "settings": set(),
+    "config": {"settings"},
     "recipe": {"config"},
     "layers": {"ops", "sharding"},
     "models": {"ops", "layers", "config"},
@@ -18,7 +19,8 @@ ALLOWED = {
     "data": {"config"},
     "sharding": {"config"},
     "interpret": {"ops", "models", "config"},
-    "systems": {"config", "models", "objectives", "optim", "interpret"},
+    "evaluate": {"ops", "config", "interpret"},
+    "systems": {"ops", "layers", "config", "models", "objectives", "optim", "interpret"},
     "train": {"config", "sharding"},
     "convert": {"config", "layers", "models", "train"},
 }

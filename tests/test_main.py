@@ -151,10 +151,11 @@ def test_a_study_is_shown_and_carried_out_by_the_same_command(tmp_path):
     study = ("--config", "configs/extreme_tokens/theory.py:smoke")
     code, output = _run(*study, "--mode=show")
     assert code == 0 and '"study": "theory"' in output, output
-    code, output = _run(*study, "--workdir", tmp_path / "a", "--config.sead=1")
-    assert code == 2 and "config.sead is not a setting; did you mean 'seed'" in output
     code, output = _run(*study, "--workdir", tmp_path / "a", "--mode=eval")
     assert code == 2 and "a study has no --mode=eval" in output and not (tmp_path / "a").exists()
+    code, output = _run(*study, "--workdir", tmp_path / "a", "--config.source=text:/nowhere")
+    assert code == 2 and "/nowhere" in output, output
+    assert not list((tmp_path / "a").iterdir())  # free for the mended command
 
 
 def test_another_config_in_the_same_workdir_is_refused(whole):

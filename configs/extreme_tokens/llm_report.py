@@ -5,7 +5,9 @@
 
 DIR holds ``config.json`` and safetensors, as downloaded from Hugging Face. Tokens are ids
 (``.npy``, ``.jsonl``), or text (``.jsonl``, ``.txt``) through the checkpoint's ``tokenizer.json``;
-each file is a domain. ``--config.revisions=DIR`` adds curves over the revisions of a training run.
+each file is a domain. ``--config.revisions=DIR`` adds curves over the revisions of a training run;
+``--config.gate_row=0.3 --config.gate_column=0.9`` takes out all sink heads at once, told by their
+entropies. Stopped, the same command goes on: what is finished is not done again.
 
     python -m crate_jax.main --config configs/extreme_tokens/llm_report.py:smoke --workdir runs/tiny
 

@@ -138,6 +138,8 @@ def main(argv) -> int:
             raise ConfigError(f"--steps must be at least 1; got {args.steps}.")
         if args.torch_python and shutil.which(args.torch_python) is None:
             raise ConfigError(f"--torch-python={args.torch_python} is no program.")
+        if args.json and not pathlib.Path(args.json).absolute().parent.is_dir():
+            raise ConfigError(f"--json={args.json}: the folder that it is in is not there.")
         rows = measure(args)
     except ConfigError as error:
         print(error, file=sys.stderr)

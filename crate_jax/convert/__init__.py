@@ -2,10 +2,12 @@
 
     module, variables = convert.load("c.npz", family="crate", heads=3, eta=0.1, lmbda=0.1)
     convert.export(module, variables, "back.safetensors")
+    module, variables = convert.load("SmolLM-135M", family="llama")
 
 ``python -m crate_jax.convert`` does the same between a file and a directory that training and
 evaluation read. Files are ``.npz``, ``.safetensors`` or torch's ``.pth``, which is read without
-torch. A layout is a table, in one file a family, that both directions read.
+torch. A layout is a table, in one file a family, that both directions read. Language models come
+from a directory with ``config.json`` and safetensors, see ``huggingface.py``, and are not exported.
 """
 
 import pathlib
@@ -18,7 +20,7 @@ from flax import traverse_util
 
 from crate_jax import models
 from crate_jax.config import ConfigError, nearest
-from crate_jax.convert import crate, crate_alpha, files
+from crate_jax.convert import crate, crate_alpha, files, huggingface
 from crate_jax.convert.layout import Layout
 from crate_jax.layers.stack import stack_layers, unstack_layers
 
@@ -40,7 +42,7 @@ _OTHERS = {
 def load(
     path: str | pathlib.Path, *, family: str, channels: int | None = None, **overrides
 ) -> tuple[nn.Module, dict]:
-    """A model and its variables from an official classification checkpoint.
+    """A model and its variables from an official checkpoint.
 
     Sizes and switches come from the shapes. What no shape tells has to be said: ``eta`` and
     ``lmbda`` always, ``heads`` where the projection is stored as one matrix, ``channels`` where the
@@ -49,21 +51,27 @@ def load(
 
     Args:
       path: ``.npz``, ``.safetensors``, ``.pth``, ``.pt``, ``.bin`` or ``.tar``; torch keys with or
-        without ``module.``, bare or under ``state_dict`` or ``model``.
-      family: a key of ``LAYOUTS``.
+        without ``module.``, bare or under ``state_dict`` or ``model``. Of a language model the
+        directory.
+      family: a key of ``LAYOUTS``, or of ``huggingface.FAMILIES``.
       channels: image channels.
-      **overrides: any field of the module, such as ``scan_layers=True`` or ``dtype='bfloat16'``.
+      **overrides: any field of the module, such as ``scan_layers=True`` or ``dtype='bfloat16'``; of
+        a language model ``dtype`` and ``param_dtype``.
 
     Returns:
-      ``(module, {'params': ...})``; ``module.apply(variables, image_BHWC)`` gives the official
-      model's logits.
+      ``(module, {'params': ...})``; ``module.apply(variables, image_BHWC)``, or ``tokens_BT``,
+      gives the official model's logits.
 
     Raises:
       ConfigError: on arguments that are lacking, unknown or contradict the file, with the keys that
         are missing, unexpected or of another shape, and on a file that cannot be read.
     """
+    if family in huggingface.FAMILIES:
+        given = overrides if channels is None else overrides | {"channels": channels}
+        return _load_language_model(path, family, given)
     if family not in LAYOUTS:
-        raise ConfigError(f"family={family!r} has no official layout{nearest(family, LAYOUTS)}")
+        known = (*LAYOUTS, *huggingface.FAMILIES)
+        raise ConfigError(f"family={family!r} has no official layout{nearest(family, known)}")
     known = models.fields(family)
     for key in overrides:
         if key not in known:
@@ -114,6 +122,17 @@ def export(
     settings = {key: getattr(module, key) for key in models.fields(family)}
     arrays = layouts[layout].write(jax.tree.map(np.asarray, params), settings)
     files.write(path, arrays)
+
+
+def _load_language_model(path, family, given) -> tuple[nn.Module, dict]:
+    known = ("dtype", "param_dtype")
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"a {family} has no setting {key!r}{nearest(key, known)}")
+    found = huggingface.read_architecture(path).family
+    if found != family:
+        raise ConfigError(f"{path} holds a model of family {found!r}, not {family!r}.")
+    return huggingface.load(path, **given)
 
 
 def _recognise(arrays, family, path) -> Layout:

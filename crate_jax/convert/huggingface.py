@@ -7,10 +7,10 @@
 fit in memory. Which tensor becomes which parameter is said by a table a family, :func:`leaves`.
 """
 
+import dataclasses
 import functools
-import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,37 +19,30 @@ import numpy as np
 from flax import traverse_util
 
 from crate_jax.config import ConfigError, nearest
+from crate_jax.convert.huggingface_config import FAMILIES, parse_architecture, read_architecture
 from crate_jax.convert.safetensors_map import TensorFiles, some
-from crate_jax.layers.rotary import KINDS, Rope
 from crate_jax.models.decoder import Architecture, Decoder
 
-_LLAMA = {"norm": "rms", "mlp": "swiglu"}
-FAMILIES = {
-    "llama": _LLAMA,
-    "olmo": _LLAMA | {"norm": "plain_layer", "rope_in_float32": True},
-    "olmo2": _LLAMA
-    | {"norm": "rms_cast_last", "norm_at": "output", "qk_norm": True, "rope_in_float32": True},
-    "gpt2": {
-        "norm": "layer", "mlp": "gelu", "attention_bias": True, "mlp_bias": True, "rope": None,
-    },
-}  # fmt: skip
-"""``model_type`` to what its networks have in common."""
-
-_EPS = {"llama": 1e-6, "olmo": 1e-5, "olmo2": 1e-5, "gpt2": 1e-5}
-"""Epsilon where the config has none; OLMo's is a constant of the code."""
-
-_ACTIVATIONS = {"swiglu": ("silu", "swish"), "gelu": ("gelu_new", "gelu_pytorch_tanh")}
-
-_REFUSED = {
-    "scale_attn_by_inverse_layer_idx": (False,),
-    "add_cross_attention": (False,),
-    "scale_attn_weights": (True,),
-    "partial_rotary_factor": (1, None),
-}
-"""Settings of a config that change the network, and the values that are implemented."""
+__all__ = [
+    "FAMILIES",
+    "Checkpoint",
+    "Leaf",
+    "leaves",
+    "load",
+    "parse_architecture",
+    "read_architecture",
+]
 
 _BUFFERS = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")
 """Ends of names of tensors that are no parameters: old masks and tables of frequencies."""
+
+_HEAD = "lm_head.weight"
+_COMPARED = 2**24
+"""Numbers that are compared at once."""
+
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+"""What :func:`load` holds parameters and computes in."""
 
 
 class Leaf(NamedTuple):
@@ -64,128 +57,6 @@ class Leaf(NamedTuple):
     name: str
     shape: tuple[int, ...]
     arrange: Callable[[Any], Any]
-
-
-def read_config(directory: str | pathlib.Path) -> dict:
-    """``config.json`` of a checkpoint directory.
-
-    Raises:
-      ConfigError: where there is none, or it is no JSON object.
-    """
-    path = pathlib.Path(directory) / "config.json"
-    if not path.is_file():
-        raise ConfigError(
-            f"there is no {path}; a checkpoint is a directory with config.json and safetensors."
-        )
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{path} is no JSON: {error}.") from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"{path} holds no settings.")
-    return config
-
-
-def read_architecture(directory: str | pathlib.Path) -> Architecture:
-    """The network that ``config.json`` describes.
-
-    Older files have ``rope_theta`` and ``rope_scaling``, newer ones ``rope_parameters``; all are
-    read. ``head_dim`` and ``num_key_value_heads`` may be absent.
-
-    Raises:
-      ConfigError: on an architecture that is not implemented, or a setting that is missing.
-    """
-    return parse_architecture(read_config(directory), str(pathlib.Path(directory) / "config.json"))
-
-
-def parse_architecture(config: Mapping[str, Any], source: str = "config.json") -> Architecture:
-    """As :func:`read_architecture`, of the settings themselves; ``source`` names them in errors."""
-    family = config.get("model_type")
-    if family not in FAMILIES:
-        hint = (
-            " It is in the format of OLMo's own trainer; take the checkpoint whose name ends in "
-            "-hf." if family in ("hf_olmo", "mitchish") else ""
-        )  # fmt: skip
-        raise ConfigError(
-            f"{source}: model_type={family!r} is no architecture that is implemented"
-            f"{nearest(str(family), FAMILIES)}{hint}"
-        )
-    traits = FAMILIES[family]
-    for key, allowed in _REFUSED.items():
-        if config.get(key, allowed[0]) not in allowed:
-            raise ConfigError(f"{source}: {key}={config[key]!r} is not implemented.")
-
-    def get(key, default=None):
-        value = config.get(key)
-        value = default if value is None else value
-        if value is None:
-            raise ConfigError(f"{source} lacks {key}, which a {family} needs.")
-        return value
-
-    if family == "gpt2":
-        width, depth, heads = get("n_embd"), get("n_layer"), get("n_head")
-        sizes = {
-            "kv_heads": heads, "hidden": get("n_inner", 4 * width),
-            "max_length": get("n_positions", config.get("n_ctx", 1024)),
-            "norm_eps": get("layer_norm_epsilon", _EPS[family]),
-            "tied": get("tie_word_embeddings", True),
-        }  # fmt: skip
-        activation, head_dim = get("activation_function", "gelu_new"), width // heads
-    else:
-        width, depth = get("hidden_size"), get("num_hidden_layers")
-        heads = get("num_attention_heads")
-        sizes = {
-            "kv_heads": get("num_key_value_heads", heads), "hidden": get("intermediate_size"),
-            "max_length": get("max_position_embeddings", 2048),
-            "norm_eps": _EPS[family] if family == "olmo" else get("rms_norm_eps", _EPS[family]),
-            "tied": get("tie_word_embeddings", False),
-            "attention_bias": get("attention_bias", False),
-            "mlp_bias": family == "llama" and get("mlp_bias", False),
-            "clip_qkv": config.get("clip_qkv") if family == "olmo" else None,
-            "rope": _rope(config, source),
-        }  # fmt: skip
-        activation, head_dim = get("hidden_act", "silu"), get("head_dim", width // heads)
-    if activation not in _ACTIVATIONS[traits["mlp"]]:
-        raise ConfigError(
-            f"{source}: the activation {activation!r} is not implemented for {family}"
-            f"{nearest(activation, _ACTIVATIONS[traits['mlp']])}"
-        )
-    if heads % sizes["kv_heads"]:
-        raise ConfigError(
-            f"{source}: {heads} heads do not divide over {sizes['kv_heads']} key-value heads."
-        )
-    settings = traits | sizes
-    return Architecture(
-        family=family, vocab=get("vocab_size"), width=width, depth=depth, heads=heads,
-        head_dim=head_dim, **settings,
-    )  # fmt: skip
-
-
-def _rope(config: Mapping[str, Any], source: str) -> Rope:
-    newer = config.get("rope_parameters") or {}
-    scaling = config.get("rope_scaling") or newer
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    if kind not in KINDS:
-        raise ConfigError(
-            f"{source}: RoPE of type {kind!r} is not implemented{nearest(str(kind), KINDS)}"
-        )
-    if scaling.get("partial_rotary_factor", 1) != 1:
-        raise ConfigError(f"{source}: partial_rotary_factor is not implemented.")
-    theta = scaling.get("rope_theta") or newer.get("rope_theta") or config.get("rope_theta")
-    wanted = {
-        "default": {},
-        "linear": {"factor": "factor"},
-        "llama3": {
-            "factor": "factor", "low": "low_freq_factor", "high": "high_freq_factor",
-            "original_length": "original_max_position_embeddings",
-        },
-    }[kind]  # fmt: skip
-    if "max_position_embeddings" in config:
-        scaling = {"original_max_position_embeddings": config["max_position_embeddings"]} | scaling
-    if missing := [key for key in wanted.values() if key not in scaling]:
-        raise ConfigError(f"{source}: RoPE of type {kind!r} lacks {', '.join(missing)}.")
-    given = {field: scaling[key] for field, key in wanted.items()}
-    return Rope(theta=float(theta or 10_000), kind=kind, **given)
 
 
 def leaves(arch: Architecture) -> tuple[dict[str, Leaf], dict[str, Leaf]]:
@@ -234,7 +105,7 @@ def _llama(a: Architecture) -> tuple[dict[str, Leaf], dict[str, Leaf]]:
     if a.norm != "plain_layer":
         outer["head/norm/scale"] = Leaf("norm.weight", (a.width,), _as_is)
     if not a.tied:
-        outer["head/table"] = Leaf("lm_head.weight", (a.vocab, a.width), _as_is)
+        outer["head/table"] = Leaf(_HEAD, (a.vocab, a.width), _as_is)
     return layer, outer
 
 
@@ -266,7 +137,7 @@ def _gpt2(a: Architecture) -> tuple[dict[str, Leaf], dict[str, Leaf]]:
         "head/norm/bias": Leaf("ln_f.bias", (a.width,), _as_is),
     }
     if not a.tied:
-        outer["head/table"] = Leaf("lm_head.weight", (a.vocab, a.width), _as_is)
+        outer["head/table"] = Leaf(_HEAD, (a.vocab, a.width), _as_is)
     return layer, outer
 
 
@@ -274,26 +145,31 @@ class Checkpoint:
     """Architecture and tensors of a directory, checked against each other; nothing is read yet.
 
     Attributes:
-      arch: the network.
+      arch: the network. Where the config ties the head to the embedding and the files hold a head
+        that differs from it, that one is the head, as it is for transformers.
       files: the tensors.
 
     Raises:
-      ConfigError: on tensors that are missing, of another shape, or of no use to the network.
+      ConfigError: on tensors that are missing, of another shape, quantised, or of no use to the
+        network.
     """
 
     def __init__(self, directory: str | pathlib.Path):
         self.directory = pathlib.Path(directory)
         self.arch = read_architecture(directory)
         self.files = TensorFiles(directory)
-        self.layer_leaves, self.outer_leaves = leaves(self.arch)
         prefix = "transformer." if self.arch.family == "gpt2" else "model."
         self._prefix = prefix if any(name.startswith(prefix) for name in self.files) else ""
+        self._find_leaves()
         self._check()
+        if self.arch.tied and self._has_own_head():
+            self.arch = dataclasses.replace(self.arch, tied=False)
+            self._find_leaves()
 
     def tensor_name(self, leaf: Leaf, layer: int | None = None) -> str:
         """The full name of a leaf's tensor in this checkpoint."""
         name = leaf.name.format(i=layer)
-        return name if name.startswith("lm_head") else self._prefix + name
+        return name if name == _HEAD else self._prefix + name
 
     def read_layer(self, layer: int, dtype) -> dict:
         """A layer's parameters, as ``DecoderBlock`` takes them."""
@@ -313,6 +189,21 @@ class Checkpoint:
         }
         return traverse_util.unflatten_dict(arrays, sep="/")
 
+    def _find_leaves(self) -> None:
+        self.layer_leaves, self.outer_leaves = leaves(self.arch)
+
+    def _has_own_head(self) -> bool:
+        """Whether the files hold a head that is not the embedding, looked at row by row."""
+        table = self.tensor_name(self.outer_leaves["tokens"])
+        if _HEAD not in self.files or self.files[_HEAD].shape != self.files[table].shape:
+            return False
+        rows = max(1, _COMPARED // self.arch.width)
+        parts = (slice(at, at + rows) for at in range(0, self.arch.vocab, rows))
+        return not all(
+            np.array_equal(self.files.read(_HEAD, (part,)), self.files.read(table, (part,)))
+            for part in parts
+        )
+
     def _check(self) -> None:
         wanted = {self.tensor_name(leaf): leaf.shape for leaf in self.outer_leaves.values()}
         for l in range(self.arch.depth):
@@ -320,7 +211,7 @@ class Checkpoint:
         if missing := [name for name in wanted if name not in self.files]:
             tied = (
                 ' If the head is the embedding, write "tie_word_embeddings": true in config.json.'
-                if "lm_head.weight" in missing else ""
+                if _HEAD in missing else ""
             )  # fmt: skip
             raise ConfigError(
                 f"{self.directory} lacks {some(missing)} of a {self.arch.family} of "
@@ -333,10 +224,12 @@ class Checkpoint:
         ]
         if wrong:
             raise ConfigError(f"{self.directory}: {some(wrong, '; ')}.")
+        for name in wanted:
+            self.files.check_dtype(name)
         extra = [
             name
             for name in self.files
-            if name not in wanted and not name.endswith(_BUFFERS) and name != "lm_head.weight"
+            if name not in wanted and not name.endswith(_BUFFERS) and name != _HEAD
         ]
         if extra:
             raise ConfigError(
@@ -347,24 +240,37 @@ class Checkpoint:
 
 
 def load(
-    directory: str | pathlib.Path, *, dtype: str | None = None, param_dtype: str = "float32"
+    directory: str | pathlib.Path, *, dtype: str | None = None, param_dtype: str | None = None
 ) -> tuple[Decoder, dict]:
     """A language model and its variables, whole.
 
     Args:
       directory: with ``config.json`` and safetensors.
       dtype: of the computation; None means that of the parameters.
-      param_dtype: to hold the parameters in; ``float64`` needs x64.
+      param_dtype: to hold the parameters in. None is float32, or float64 where the files have it
+        and x64 is on.
 
     Returns:
       ``(module, {'params': ...})``; ``module.apply(variables, tokens_BT)`` gives the logits.
 
     Raises:
-      ConfigError: see :class:`Checkpoint`.
+      ConfigError: see :class:`Checkpoint`, and on float64 without x64.
     """
     checkpoint = Checkpoint(directory)
-    params = checkpoint.read_outer(jnp.dtype(param_dtype))
+    x64 = jax.config.jax_enable_x64
+    if param_dtype is None:
+        stored = {info.dtype for info in checkpoint.files.values()}
+        param_dtype = "float64" if x64 and "F64" in stored else "float32"
+    for name, given in (("dtype", dtype), ("param_dtype", param_dtype)):
+        if given not in (None, *DTYPES):
+            raise ConfigError(f"{name}={given!r}{nearest(str(given), DTYPES)}")
+        if given == "float64" and not x64:
+            raise ConfigError(f"{name}='float64' needs jax_enable_x64.")
+    params = _to_device(checkpoint.read_outer(jnp.dtype(param_dtype)))
     for l in range(checkpoint.arch.depth):
-        params[f"blocks_{l}"] = checkpoint.read_layer(l, jnp.dtype(param_dtype))
-    params = jax.tree.map(jnp.asarray, params)
+        params[f"blocks_{l}"] = _to_device(checkpoint.read_layer(l, jnp.dtype(param_dtype)))
     return Decoder(checkpoint.arch, dtype, param_dtype), {"params": params}
+
+
+def _to_device(params: dict) -> dict:
+    return jax.tree.map(jnp.asarray, params)

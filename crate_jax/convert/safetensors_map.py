@@ -74,17 +74,22 @@ class TensorFiles(Mapping):
           index: a slice for each of the first axes; ``()`` is the whole.
 
         Raises:
-          ConfigError: on a dtype that no weights have (a quantised checkpoint).
+          ConfigError: see :meth:`check_dtype`.
         """
+        info = self._infos[name]
+        self.check_dtype(name)
+        handle = self._handles[info.file]
+        full = all(part.indices(n) == (0, n, 1) for part, n in zip(index, info.shape, strict=False))
+        return handle.get_tensor(name) if full else handle.get_slice(name)[index]
+
+    def check_dtype(self, name: str) -> None:
+        """Raises a ConfigError on a dtype that no weights have (a quantised checkpoint)."""
         info = self._infos[name]
         if info.dtype not in DTYPES:
             raise ConfigError(
                 f"{name} of {info.file} is stored as {info.dtype}; only {', '.join(DTYPES)} are "
                 f"read. Take a checkpoint that is not quantised."
             )
-        handle = self._handles[info.file]
-        full = all(part.indices(n) == (0, n, 1) for part, n in zip(index, info.shape, strict=False))
-        return handle.get_tensor(name) if full else handle.get_slice(name)[index]
 
     def _find(self) -> dict[str, pathlib.Path]:
         """File of each tensor; where no index tells, the one file under an empty name."""

@@ -55,28 +55,43 @@ class Task:
     copy_probability: float = 0.5
 
 
-def check(task: Task, law: Law) -> None:
-    """Raises a ConfigError where the task makes no sense, or not with this law."""
+def check_task(task: Task, path: str = "task") -> None:
+    """Raises a ConfigError where the task makes no sense with any law.
+
+    Args:
+      task: to check.
+      path: how an error names where its numbers are set.
+    """
     if task.name not in TASKS:
         raise ConfigError(f"there is no task {task.name!r}{nearest(task.name, TASKS)}")
     if task.n_bos not in (0, 1, 2):
-        raise ConfigError(f"task.n_bos must be 0, 1 or 2; got {task.n_bos}.")
+        raise ConfigError(f"{path}.n_bos must be 0, 1 or 2; got {task.n_bos}.")
     if task.length < task.n_bos + 1:
         raise ConfigError(
-            f"task.length={task.length} leaves no room after {task.n_bos} start tokens; write "
+            f"{path}.length={task.length} leaves no room after {task.n_bos} start tokens; write "
             f"{task.n_bos + 1} at least."
         )
     for name, below in (("delimiter", 1.0), ("copy_probability", None)):
         value = getattr(task, name)
         if not 0 <= value <= 1 or value == below:
-            raise ConfigError(f"task.{name} is a probability; got {value!r}.")
+            below_1 = " below 1" if below else ""
+            raise ConfigError(f"{path}.{name} is a probability{below_1}; got {value!r}.")
+    if task.triggers < 0:
+        raise ConfigError(f"the number of triggers must be at least 0; got {task.triggers}.")
+
+
+def check(task: Task, law: Law, path: str = "task") -> None:
+    """As :func:`check_task`, and where the task makes no sense with this law."""
+    check_task(task, path)
     if task.delimiter and law.delimiter is None:
-        raise ConfigError(f"task.delimiter={task.delimiter}, but the bigram law has no delimiter.")
-    others = int(np.count_nonzero(law.marginal)) - task.triggers
-    if task.triggers < 0 or others < 1:
         raise ConfigError(
-            f"task.triggers must be at least 0 and leave a token that occurs and is no trigger: at "
-            f"most {others + task.triggers - 1} with this bigram law; got {task.triggers}."
+            f"{path}.delimiter={task.delimiter}, but the bigram law has no delimiter; set it to 0."
+        )
+    others = int(np.count_nonzero(law.marginal)) - task.triggers
+    if others < 1:
+        raise ConfigError(
+            f"{task.triggers} triggers leave no token that occurs and is no trigger; with this "
+            f"bigram law there are at most {others + task.triggers - 1}."
         )
 
 

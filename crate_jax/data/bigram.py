@@ -83,7 +83,30 @@ class Law:
         return np.array([i for i in range(len(self.tokens)) if i not in special])
 
 
-def load(source: str = "synthetic", *, data_dir: str | None = None, seed: int = 0) -> Law:
+def check_source(source: str, setting: str = "the bigram source") -> None:
+    """Raises a ConfigError where a source has no known kind, or does not say what to read.
+
+    Args:
+      source: see :func:`load`.
+      setting: how an error names where it is set.
+    """
+    kind, colon, rest = source.partition(":")
+    if kind not in SOURCES:
+        raise ConfigError(f"{setting}={source!r} is none{nearest(kind, SOURCES)}")
+    if kind == "synthetic" and colon:
+        raise ConfigError(f"{setting}={source!r}: write synthetic alone; its seed is a setting.")
+    if kind != "synthetic" and not rest:
+        what = {"tfds": "tfds:tiny_shakespeare"}.get(kind, f"{kind}:PATH")
+        raise ConfigError(f"{setting}={source!r} names no data; write {what}.")
+
+
+def load(
+    source: str = "synthetic",
+    *,
+    data_dir: str | None = None,
+    seed: int = 0,
+    settings: tuple[str, str] = ("the bigram source", "data_dir"),
+) -> Law:
     """A bigram law by name.
 
     Args:
@@ -93,24 +116,22 @@ def load(source: str = "synthetic", *, data_dir: str | None = None, seed: int = 
         and ``tokens``.
       data_dir: root of the TFDS files; None means TFDS's own default.
       seed: of the synthetic law.
+      settings: how errors name where ``source`` and ``data_dir`` are set.
 
     Raises:
       DataMissingError: where the file or data set is not there.
       ConfigError: on an unknown source, or contents that are no bigram law.
     """
+    check_source(source, settings[0])
     kind, _, rest = source.partition(":")
-    if kind not in SOURCES:
-        raise ConfigError(f"there is no bigram source {source!r}{nearest(kind, SOURCES)}")
     if kind == "synthetic":
         return synthetic(seed)
-    if not rest:
-        what = {"tfds": "tfds:tiny_shakespeare"}.get(kind, f"{kind}:PATH")
-        raise ConfigError(f"the bigram source {source!r} names no data; write {what}.")
     if kind == "tfds":
-        return from_text(_tfds_text(rest, data_dir))
+        return from_text(_tfds_text(rest, data_dir, settings))
     path = pathlib.Path(rest).expanduser()
     if not path.is_file():
-        raise DataMissingError(f"there is no file {path} for the bigram source {source!r}.")
+        what = "is a folder, not a file" if path.is_dir() else "is not there"
+        raise DataMissingError(f"{settings[0]}={source!r}: {path} {what}.")
     if kind == "npz":
         return _from_npz(path)
     try:
@@ -202,8 +223,12 @@ def _with_specials(P_CC: np.ndarray, marginal_C: np.ndarray, characters: list[st
     return Law(P, marginal, (*characters, "<s_0>", "<d>"), bos=C, delimiter=C + 1)
 
 
-def _tfds_text(name: str, data_dir: str | None) -> str:
-    builder = tfds_builder(DataConfig(source=f"tfds:{name}", data_dir=data_dir))
+def _tfds_text(name: str, data_dir: str | None, settings: tuple[str, str]) -> str:
+    try:
+        builder = tfds_builder(DataConfig(source=f"tfds:{name}", data_dir=data_dir))
+    except ConfigError as error:  # which names the settings of a run on images
+        text = str(error).replace("config.data.source", settings[0])
+        raise type(error)(text.replace("config.data.data_dir", settings[1])) from error
     splits = [split for split in TFDS_SPLITS if split in builder.info.splits]
     if "text" not in builder.info.features or not splits:
         raise ConfigError(

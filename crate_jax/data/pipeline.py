@@ -1,11 +1,13 @@
 """Batches as a function of (seed, step), through Grain.
 
 Training position p (a row of a step, counted over the run) is record ``shuffle_e(p mod n)`` of
-epoch ``e = p div n``, augmented by a generator seeded by p. Hosts take some rows of each global
-batch, workers whole batches; neither changes what a position holds.
+epoch ``e = p div n``, augmented by a generator seeded by p. With m views it is view ``p mod m`` of
+record ``p div m``, and view 0 is the image as evaluation sees it. Hosts take some rows of each
+global batch, workers whole batches; neither changes what a position holds.
 """
 
 import functools
+import sys
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -66,6 +68,15 @@ def _validate_settings(config: DataConfig) -> None:
         )
     if config.randaugment_layers and config.channels != 3:
         raise ConfigError("RandAugment wants colour images; set config.data.randaugment_layers=0.")
+    if config.jitter[3] > 0.5:
+        raise ConfigError(
+            f"config.data.jitter turns the hue by up to {config.jitter[3]} of a turn; at most 0.5."
+        )
+    if (any(config.jitter) or config.grayscale) and config.channels != 3:
+        raise ConfigError(
+            "jitter and grayscale want colour images; set config.data.jitter to zeros and "
+            "config.data.grayscale=0."
+        )
 
 
 def _validate_classes(config: DataConfig, classes: dict[str, list[str]]) -> None:
@@ -92,6 +103,17 @@ def _validate_split(config: DataConfig, split: str, source) -> None:
     if channels != config.channels:
         raise ConfigError(
             f"{config.source} has {channels} channels; set config.data.channels={channels}."
+        )
+    height, width, _ = source[0]["image"].shape
+    if config.eval_resize == "pad" and max(height, width) > config.image_size:
+        raise ConfigError(
+            f"config.data.eval_resize='pad' makes no image smaller, and {config.source} has "
+            f"{height}x{width} pixels; raise config.data.image_size={config.image_size}."
+        )
+    if config.crop == "pad_to" and min(height, width) + 2 * config.crop_padding < config.image_size:
+        raise ConfigError(
+            f"config.data.image_size={config.image_size} is larger than a padded image of "
+            f"{config.source}; raise config.data.crop_padding={config.crop_padding}."
         )
     known = _known_classes(config, source)
     if known is not None and known > config.num_classes:
@@ -125,6 +147,23 @@ class _Rows(grain.MapDataset):
         return self._parent[step * self._batch_size + self._rows[row]]
 
 
+class _Views(grain.MapDataset):
+    """Every example of a dataset several times in a row, with the number of its ``view``."""
+
+    def __init__(self, parent, *, views: int):
+        super().__init__(parent)
+        self._views = views
+
+    def __len__(self) -> int:
+        return min(len(self._parent) * self._views, sys.maxsize)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self.slice(index)
+        record, view = divmod(index, self._views)
+        return {**self._parent[record], "view": view}
+
+
 class _TrainTransform(grain.transforms.RandomMap):
     """``train_transform`` of an example, by the generator of its position."""
 
@@ -132,7 +171,10 @@ class _TrainTransform(grain.transforms.RandomMap):
         self._config = config
 
     def random_map(self, example: dict, rng: np.random.Generator) -> dict:
-        image = transforms.train_transform(example["image"], self._config, rng)
+        if example.get("view") == 0 and self._config.views > 1:
+            image = transforms.eval_transform(example["image"], self._config)
+        else:
+            image = transforms.train_transform(example["image"], self._config, rng)
         return {**example, "image": image}
 
 
@@ -179,6 +221,17 @@ def _batches(config: DataConfig, dataset, batch_size: int, rows: Sequence[int] |
     )
 
 
+def _open(config: DataConfig, split: str):
+    """The source of a split, with noisy labels where these are asked for in training."""
+    source = open_source(config, split)
+    if not config.label_noise or split != config.train_split:
+        return source
+    return sources.NoisyLabels(
+        source, fraction=config.label_noise, num_classes=config.num_classes,
+        seed=config.label_noise_seed,
+    )  # fmt: skip
+
+
 def _iterate(batches, *, threads: int, workers: int) -> Iterator[dict[str, np.ndarray]]:
     """Batches read ahead by the threads of this process, or of each of ``workers`` others."""
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
@@ -210,27 +263,29 @@ def train_batches(
       ``image`` float32 (b,H,W,C), ``label`` int32 (b,), ``index`` int64 (b,), the records' places
       in the source, and ``skipped``, unreadable images replaced.
     """
-    source = open_source(config, config.train_split)
-    positions = (
-        grain.MapDataset.source(source)
-        .seed(seed)
-        .shuffle()
-        .repeat()
-        .random_map(_TrainTransform(config))
-    )
+    records = grain.MapDataset.source(_open(config, config.train_split)).seed(seed)
+    records = (records.shuffle() if config.shuffle else records).repeat()
+    if config.views > 1:
+        records = _Views(records, views=config.views)
+    positions = records.random_map(_TrainTransform(config))
     batches = _batches(config, positions, batch_size, rows)
     return _iterate(batches[start_step:], threads=TRAIN_THREADS, workers=config.workers)
 
 
 def eval_batches(
-    config: DataConfig, *, batch_size: int, rows: Sequence[int] | None = None
+    config: DataConfig,
+    *,
+    batch_size: int,
+    rows: Sequence[int] | None = None,
+    split: str | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The evaluation split once, in order, or some rows of each batch.
+    """A split once, in order and without augmentation, or some rows of each batch.
 
-    ``mask`` is 0 on the padding of the last batch, and in the place of an unreadable image where
-    ``config.on_bad_image`` is ``skip``; ``skipped`` counts the latter.
+    ``split`` is that of evaluation unless it is named; the training split's labels are noisy here
+    too, where they are noisy. ``mask`` is 0 on the padding of the last batch, and in the place of
+    an unreadable image where ``config.on_bad_image`` is ``skip``; ``skipped`` counts the latter.
     """
-    source = open_source(config, config.eval_split)
+    source = _open(config, split or config.eval_split)
     positions = grain.MapDataset.source(_EvalPositions(source, config, batch_size))
     batches = _batches(config, positions, batch_size, rows)
     # Threads for workers: processes would be spawned anew, seconds long, at every evaluation.

@@ -54,6 +54,35 @@ def register_arrays(name: str, **splits: tuple[np.ndarray, np.ndarray]) -> None:
     open_source.cache_clear()
 
 
+class NoisyLabels:
+    """A source of which some labels are replaced by uniform draws from all classes.
+
+    The draws are those of MCR^2's released code, numpy's legacy generator included; a draw may hit
+    the label that was there.
+
+    Args:
+      source: with integer labels.
+      fraction: of the records whose label is drawn.
+      num_classes: K.
+      seed: of the choice and of the draws.
+    """
+
+    def __init__(self, source, *, fraction: float, num_classes: int, seed: int):
+        self.source = source
+        rng = np.random.RandomState(seed)
+        count = int(len(source) * fraction)
+        chosen = rng.choice(len(source), size=count, replace=False)
+        self.drawn = dict(zip(chosen.tolist(), rng.choice(num_classes, size=count), strict=True))
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> dict:
+        example = self.source[i]
+        label = self.drawn.get(int(example["index"]), example["label"])
+        return {**example, "label": np.int32(label)}
+
+
 class EncodedSource:
     """Images decoded on access; an unreadable one fails, or gives way to the next readable.
 

@@ -132,19 +132,30 @@ def _files(source: str) -> list[tuple[str, pathlib.Path]]:
 
 def _read(path: pathlib.Path, length: int, tokenizer) -> Iterator[np.ndarray | list[int]]:
     """The texts of a file as ids, one after another, not yet cut."""
-    if path.suffix == ".npy":
-        yield from _read_npy(path, length)
-    elif path.suffix == ".jsonl":
-        yield from _read_jsonl(path, tokenizer)
-    else:
-        tool = _open_tokenizer(tokenizer, path)
-        start = tool.encode("").ids
-        ids = tool.encode(path.read_text(encoding="utf-8"), add_special_tokens=False).ids
-        step = length - len(start)
-        if step < 1:
-            raise ConfigError(f"config.length={length} leaves no room for text; raise it.")
-        for at in range(0, len(ids), step):
-            yield start + ids[at : at + step]
+    try:
+        if path.suffix == ".npy":
+            yield from _read_npy(path, length)
+        elif path.suffix == ".jsonl":
+            yield from _read_jsonl(path, tokenizer)
+        else:
+            yield from _read_txt(path, length, tokenizer)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is not UTF-8 (byte 0x{error.object[error.start]:02x}); convert it first."
+        ) from error
+
+
+def _read_txt(path, length, tokenizer):
+    tool = _open_tokenizer(tokenizer, path)
+    start = tool.encode("").ids
+    ids = tool.encode(path.read_text(encoding="utf-8"), add_special_tokens=False).ids
+    step = length - len(start)
+    if step < 1:
+        raise ConfigError(f"config.length={length} leaves no room for text; raise it.")
+    for at in range(0, len(ids), step):
+        yield start + ids[at : at + step]
 
 
 def _read_npy(path, length):
@@ -152,6 +163,8 @@ def _read_npy(path, length):
         ids = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise ConfigError(f"{path} cannot be read as .npy: {error}.") from error
+    if not isinstance(ids, np.ndarray):
+        raise ConfigError(f"{path} is an .npz; save one array with np.save.")
     if ids.ndim not in (1, 2) or not np.issubdtype(ids.dtype, np.integer):
         raise ConfigError(
             f"{path} must hold integers (texts, tokens) or (tokens,); it holds {ids.dtype} "

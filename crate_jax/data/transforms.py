@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from crate_jax.config import DataConfig
+from crate_jax.data import color
 from crate_jax.data.randaugment import randaugment
 
 FILTERS = {
@@ -20,8 +21,8 @@ FILTERS = {
     "area": Image.Resampling.BOX,
     "lanczos": Image.Resampling.LANCZOS,
 }
-CROPS = ("inception", "pad", "center", "none")
-EVAL_RESIZES = ("shorter", "square")
+CROPS = ("inception", "pad", "pad_to", "center", "none")
+EVAL_RESIZES = ("shorter", "square", "pad")
 ASPECT = (3 / 4, 4 / 3)
 
 
@@ -59,13 +60,27 @@ def inception_crop(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def pad_crop(rng: np.random.Generator, image: np.ndarray, padding: int) -> np.ndarray:
-    """Zero padding on all sides, then a crop of the old size at a uniform place."""
+def pad_crop(
+    rng: np.random.Generator, image: np.ndarray, padding: int, size: int | None = None
+) -> np.ndarray:
+    """Zero padding on all sides, then a crop at a uniform place, of the old size or ``size``."""
     H, W, _ = image.shape
     padded = np.zeros((H + 2 * padding, W + 2 * padding, image.shape[2]), image.dtype)
     padded[padding : padding + H, padding : padding + W] = image
-    top, left = rng.integers(2 * padding + 1, size=2)
-    return padded[top : top + H, left : left + W]
+    if size is None:
+        top, left = rng.integers(2 * padding + 1, size=2)
+        return padded[top : top + H, left : left + W]
+    top, left = (rng.integers(n + 2 * padding - size + 1) for n in (H, W))
+    return padded[top : top + size, left : left + size]
+
+
+def center_pad(image: np.ndarray, size: int) -> np.ndarray:
+    """Zeros around an image no larger than ``size``, to a square of it."""
+    H, W, C = image.shape
+    out = np.zeros((size, size, C), image.dtype)
+    top, left = (size - H) // 2, (size - W) // 2
+    out[top : top + H, left : left + W] = image
+    return out
 
 
 def center_crop(image: np.ndarray, size: int) -> np.ndarray:
@@ -109,7 +124,8 @@ def normalise(images: Sequence[np.ndarray], config: DataConfig) -> np.ndarray:
 
 
 def train_transform(image: np.ndarray, config: DataConfig, rng: np.random.Generator) -> np.ndarray:
-    """Crop, flip, RandAugment: uint8 ``(H, W, C)`` to ``(size, size, C)``, not normalised yet."""
+    """Crop, flip, colours, RandAugment: uint8 ``(H, W, C)`` to ``(size, size, C)``, not normalised
+    yet."""
     size = config.image_size
     if config.crop == "inception":
         top, left, h, w = inception_crop(rng, *image.shape[:2], config.crop_area)
@@ -117,12 +133,18 @@ def train_transform(image: np.ndarray, config: DataConfig, rng: np.random.Genera
         image = resize(np.ascontiguousarray(patch), size, size, config.interpolation)
     elif config.crop == "pad":
         image = pad_crop(rng, resize(image, size, size, config.interpolation), config.crop_padding)
+    elif config.crop == "pad_to":
+        image = pad_crop(rng, image, config.crop_padding, size)
     elif config.crop == "center":
         image = center_crop(resize_shorter(image, size, config.interpolation), size)
     else:
         image = resize(image, size, size, config.interpolation)
     if config.flip and rng.random() < 0.5:
         image = cv2.flip(image, 1).reshape(image.shape)
+    if any(config.jitter) and rng.random() < config.jitter_probability:
+        image = color.jitter(image, rng, config.jitter)
+    if config.grayscale and rng.random() < config.grayscale:
+        image = color.grayscale(image)
     if config.randaugment_layers:
         image = randaugment(
             image, rng, kind=config.randaugment_kind,
@@ -132,11 +154,14 @@ def train_transform(image: np.ndarray, config: DataConfig, rng: np.random.Genera
 
 
 def eval_transform(image: np.ndarray, config: DataConfig) -> np.ndarray:
-    """The shorter side resized and the centre cropped, or the whole squeezed to a square; uint8."""
+    """The shorter side resized and the centre cropped, or the whole squeezed to a square, or padded
+    to one; uint8."""
     size = config.image_size
     if config.eval_resize == "shorter":
         image = resize_shorter(image, config.eval_resize_size, config.eval_interpolation)
         image = center_crop(image, size)
+    elif config.eval_resize == "pad":
+        image = center_pad(image, size)
     else:
         image = resize(image, size, size, config.eval_interpolation)
     return image

@@ -9,7 +9,9 @@ from rich.table import Table
 
 
 def count(params) -> int:
-    """Number of parameters."""
+    """Number of parameters; of linen collections those of ``params``, without statistics."""
+    if isinstance(params, Mapping) and isinstance(params.get("params"), Mapping):
+        params = params["params"]
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 

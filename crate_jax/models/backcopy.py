@@ -263,7 +263,8 @@ class BackcopyTransformer(nn.Module):
         x_BND += self._positions(*tokens_BN.shape[1:], x_BND.dtype)[None]
         trigger_BN = None
         if interventions is not None:
-            trigger_BN = jnp.isin(tokens_BN, interventions.triggers)
+            same_BNK = tokens_BN[..., None] == interventions.triggers[None, None]
+            trigger_BN = same_BNK.any(axis=-1)
 
         captured = []
         for l in range(self.depth):

@@ -57,7 +57,8 @@ class Interventions(NamedTuple):
 
     def layer(self, l: int) -> "Interventions":
         """Those of one layer."""
-        return jax.tree.map(lambda x: x[l], self)._replace(triggers=self.triggers)
+        *by_layer, triggers = self
+        return Interventions(*(x[l] for x in by_layer), triggers)
 
 
 def scale(x: Array, gain: Array) -> Array:

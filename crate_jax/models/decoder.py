@@ -14,7 +14,6 @@ stream over layers with the weights of one at a time.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ from jax import Array
 
 from crate_jax.layers.rotary import Rope, rotate, tables
 from crate_jax.layers.stack import select
+from crate_jax.models.decoder_interventions import Interventions, intervene
 from crate_jax.ops.attention_maps import attention_map, causal_mask
 
 NORMS = ("rms", "rms_cast_last", "layer", "plain_layer")
@@ -47,6 +47,8 @@ class Architecture:
       norm_at: ``input`` or ``output`` of the sublayers.
       qk_norm: a norm over all queries of a token together, and over all keys.
       clip_qkv: queries, keys and values are clamped to plus or minus this.
+      scale_scores: scores are divided by the square root of D.
+      scale_by_layer: those of layer l are divided by ``l + 1`` too (some GPT-2s).
       mlp: ``swiglu``, ``W_down (silu(W_gate x) * W_up x)``, or ``gelu`` with the tanh form.
       attention_bias, mlp_bias: biases of the linear maps.
       rope: rotary positions; None means a learned table.
@@ -68,38 +70,14 @@ class Architecture:
     norm_at: str = "input"
     qk_norm: bool = False
     clip_qkv: float | None = None
+    scale_scores: bool = True
+    scale_by_layer: bool = False
     mlp: str = "swiglu"
     attention_bias: bool = False
     mlp_bias: bool = False
     rope: Rope | None = Rope()
     rope_in_float32: bool = False
     tied: bool = False
-
-
-class Interventions(NamedTuple):
-    """Changes to a network as arrays; under ``vmap`` each gets a leading axis.
-
-    Attributes:
-      head_gain: ``(L, H)``, factor on a head's attention weights; 0 takes the head out.
-      to_first: ``(L, H)``, the part of a head's attention that is moved to the first token; 1 moves
-        all of it.
-      attention_gain, mlp_gain: ``(L,)``, factors on what a sublayer adds; 0 takes it out.
-    """
-
-    head_gain: Array
-    to_first: Array
-    attention_gain: Array
-    mlp_gain: Array
-
-    @classmethod
-    def none(cls, depth: int, heads: int, dtype=jnp.float32) -> "Interventions":
-        """What changes nothing."""
-        ones, zeros = jnp.ones((depth, heads), dtype), jnp.zeros((depth, heads), dtype)
-        return cls(ones, zeros, jnp.ones(depth, dtype), jnp.ones(depth, dtype))
-
-    def at(self, layer: int) -> "Interventions":
-        """Those of one layer: ``(H,)``, ``(H,)``, ``()`` and ``()``."""
-        return Interventions(*(field[layer] for field in self))
 
 
 class Norm(nn.Module):
@@ -136,7 +114,13 @@ class Attention(nn.Module):
     param_dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x_BTC: Array, intervention: Interventions | None, wanted: Sequence[str]):
+    def __call__(
+        self,
+        x_BTC: Array,
+        intervention: Interventions | None,
+        wanted: Sequence[str],
+        layer: int | Array,
+    ):
         """Output ``(B, T, C)`` and a dict of what is ``wanted``, see :class:`DecoderBlock`."""
         a = self.arch
         B, T, _ = x_BTC.shape
@@ -162,11 +146,15 @@ class Attention(nn.Module):
         group = a.heads // a.kv_heads
         k_BTHD, v_BTHD = (jnp.repeat(y, group, axis=2) for y in (k_BTKD, v_BTKD))
 
-        scores_BHTT = jnp.einsum("bqhd,bkhd->bhqk", q_BTHD, k_BTHD) * a.head_dim**-0.5
+        scores_BHTT = jnp.einsum("bqhd,bkhd->bhqk", q_BTHD, k_BTHD)
+        if a.scale_scores:
+            scores_BHTT *= a.head_dim**-0.5
+        if a.scale_by_layer:
+            scores_BHTT /= jnp.asarray(layer + 1, scores_BHTT.dtype)
         scores_BHTT = scores_BHTT.astype(_precise(scores_BHTT))
         A_BHTT = attention_map(scores_BHTT, "softmax", causal_mask(T)[None, None])
         if intervention is not None:
-            A_BHTT = _intervene(A_BHTT, intervention)
+            A_BHTT = intervene(A_BHTT, intervention)
         mixed_BTHD = jnp.einsum("bhqk,bkhd->bqhd", A_BHTT.astype(v_BTHD.dtype), v_BTHD)
         out = nn.Dense(a.width, name="out", **dense)
         y_BTC = out(mixed_BTHD.reshape(B, T, -1))
@@ -200,6 +188,7 @@ class DecoderBlock(nn.Module):
         x_BTC: Array,
         intervention: Interventions | None = None,
         capture: Sequence[str] = (),
+        layer: int | Array = 0,
     ) -> tuple[Array, dict[str, Array]]:
         """The layer's output and what ``capture`` names.
 
@@ -211,6 +200,7 @@ class DecoderBlock(nn.Module):
             ``attention`` (``(B, H, T, T)``), ``value_norms`` (``(B, H, T)``: the norm of each
             head's value after its slice of the output map), ``attention_out``, ``mlp_out``,
             ``residual_mid`` and ``residual`` (``(B, T, C)``: after attention, after the layer).
+          layer: its number, for ``scale_by_layer``.
         """
         a = self.arch
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -222,7 +212,7 @@ class DecoderBlock(nn.Module):
         seen = {}
 
         def attend(x):
-            y, more = Attention(a, name="attention", **dtypes)(x, intervention, capture)
+            y, more = Attention(a, name="attention", **dtypes)(x, intervention, capture, layer)
             seen.update(more)
             return y
 
@@ -325,20 +315,23 @@ class Decoder(nn.Module):
           the logits; with ``capture``, also a dict.
         """
         a = self.arch
+        T = tokens_BT.shape[1]
+        if a.rope is None and T > a.max_length:
+            raise ValueError(f"texts of {T} tokens, and the model has {a.max_length} positions")
         init = nn.initializers.normal(0.02)
         table_VC = self.param("tokens", init, (a.vocab, a.width), self.param_dtype)
         x_BTC = table_VC[tokens_BT].astype(self.dtype or table_VC.dtype)
         if a.rope is None:
             shape = (a.max_length, a.width)
             positions_NC = self.param("positions", init, shape, self.param_dtype)
-            x_BTC += positions_NC[None, : tokens_BT.shape[1]].astype(x_BTC.dtype)
+            x_BTC += positions_NC[None, :T].astype(x_BTC.dtype)
         single = {"embedding": x_BTC}
         of_layers = [name for name in capture if name not in ("embedding", "final")]
         layers = []
         for l in range(a.depth):
             block = DecoderBlock(a, self.dtype, self.param_dtype, name=f"blocks_{l}")
             here = None if interventions is None else interventions.at(l)
-            x_BTC, seen = block(x_BTC, here, of_layers)
+            x_BTC, seen = block(x_BTC, here, of_layers, l)
             layers.append(seen)
         head = Head(a, self.dtype, self.param_dtype, name="head")
         logits_BTV, single["final"] = head(x_BTC, table_VC)
@@ -369,16 +362,6 @@ def _precise(x: Array):
 
 def _along_last(vector: Array, x: Array) -> Array:
     return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
-
-
-def _intervene(A_BHTT: Array, intervention: Interventions) -> Array:
-    gain, moved = (
-        x[None, :, None, None].astype(A_BHTT.dtype)
-        for x in (intervention.head_gain, intervention.to_first)
-    )
-    mass_BHT1 = jnp.sum(A_BHTT, axis=-1, keepdims=True)
-    first_1T = (jnp.arange(A_BHTT.shape[-1]) == 0).astype(A_BHTT.dtype)
-    return gain * ((1 - moved) * A_BHTT + moved * mass_BHT1 * first_1T[None, None, None, :])
 
 
 def _norms_through(v_BTHD: Array, kernel_HDC: Array) -> Array:

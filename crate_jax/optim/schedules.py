@@ -36,11 +36,12 @@ def create(
     With a warm-up of w steps in a run of T, ``min(1, s/w) decay((s - w)/(T - w))``: the first
     update has learning rate 0 when there is a warm-up. ``epoch_cosine`` is the CRATE code's,
     constant over an epoch e of E: ``min((e + 1)/warmup_epochs, (1 + cos(pi e/E))/2)``.
+    ``multistep`` is ``step_factor`` to the number of ``milestones``, in epochs, that are behind.
 
     Raises:
       ConfigError: on an unknown name, or a warm-up that does not end before the run.
     """
-    names = (*DECAYS, "epoch_cosine")
+    names = (*DECAYS, "epoch_cosine", "multistep")
     if config.name not in names:
         raise ConfigError(f"config.schedule.name={config.name!r}{nearest(config.name, names)}")
     if config.name == "epoch_cosine":
@@ -51,15 +52,24 @@ def create(
             f"the warm-up of {warmup} steps does not end before the run of {total_steps}; lower "
             f"config.schedule.warmup_steps or .warmup_epochs."
         )
-    decay = DECAYS[config.name]
+    decay = _multistep(steps_per_epoch) if config.name == "multistep" else DECAYS[config.name]
 
     def schedule(step):
         s = jnp.asarray(step, jnp.result_type(float))
         t = jnp.clip((s - warmup) / max(total_steps - warmup, 1), 0.0, 1.0)
-        factor = decay(t, jnp.maximum(s - warmup, 0.0), config)
+        since = s if config.name == "multistep" else jnp.maximum(s - warmup, 0.0)
+        factor = decay(t, since, config)
         return factor * jnp.minimum(1.0, s / warmup) if warmup else factor
 
     return schedule
+
+
+def _multistep(steps_per_epoch):
+    def decay(t, s, config):
+        milestones = jnp.asarray(config.milestones, t.dtype) * steps_per_epoch
+        return config.step_factor ** jnp.sum(s >= jnp.round(milestones)).astype(t.dtype)
+
+    return decay
 
 
 def _epoch_cosine(config, total_steps, steps_per_epoch):

@@ -29,7 +29,7 @@ from absl import flags, logging
 from rich.console import Console
 
 from crate_jax import main as front
-from crate_jax.config import ConfigError
+from crate_jax.config import Config, ConfigError
 from crate_jax.plan import predict, report, search, topology
 
 TOPOLOGY = flags.DEFINE_string("topology", None, "CHIP:SHAPE, as v5e:16x16 or h100:8")
@@ -46,6 +46,8 @@ def main(argv) -> int:
     if len(argv) > 1:
         raise ConfigError(f"do not know what to do with {' '.join(argv[1:])!r}; see --help.")
     config = front.read_config()
+    if not isinstance(config, Config):
+        raise ConfigError("a study has no training step to plan; give the config of a run.")
     if TOPOLOGY.value is None:
         raise ConfigError("--topology is not given; write --topology v5e:16x16, say.")
     machine = topology.parse(TOPOLOGY.value)

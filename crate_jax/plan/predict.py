@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from crate_jax import config as configs
+from crate_jax import models
 from crate_jax import run as runs
-from crate_jax.config import Config
+from crate_jax.config import Config, ConfigError
 from crate_jax.interpret import summary
 from crate_jax.plan import compile as compiling
 from crate_jax.plan import estimate, length
@@ -190,6 +191,11 @@ def make(config: Config, topology: Topology, examples: int | None = None) -> Pla
     Raises:
       ConfigError: a sentence about what cannot be.
     """
+    if config.model.get("name") in models.NETS:
+        raise ConfigError(
+            f"config.model.name={config.model['name']!r}: plans are made for transformers "
+            f"({', '.join(models.MODELS)})."
+        )
     count, source = length.examples(config, examples)
     mesh, places = lay_out(config, topology)
     needs, work, bounds = on_mesh(config, topology, mesh, places)
@@ -197,7 +203,7 @@ def make(config: Config, topology: Topology, examples: int | None = None) -> Pla
     chip = topology.chip
     compiled = refused = compiler_step = None
     kernel_seconds = 0.0
-    total_steps = runs.count_steps(config.train, count)
+    total_steps = runs.count_steps(config, count)
     if chip.kind == "tpu":
         run = runs.prepare(config, count or runs.ANY_LENGTH, mesh.devices.flatten().tolist())
         run = dataclasses.replace(run, mesh=mesh)

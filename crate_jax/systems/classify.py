@@ -5,45 +5,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from flax import struct, traverse_util
 from jax import Array
 
 from crate_jax import models, optim
 from crate_jax.config import Config, ConfigError
 from crate_jax.interpret import layers
-from crate_jax.models.adapt import adapt
 from crate_jax.objectives.cross_entropy import cross_entropy, smoothed, targets
 from crate_jax.objectives.orthogonality import orthogonality
-from crate_jax.optim.guard import guarded
+from crate_jax.systems.base import State, Task
 from crate_jax.systems.mixing import mix
 
 MEASURED_AT_ONCE = 16
 """Images whose captured layers are in memory together while layers are measured."""
 
 
-@struct.dataclass
-class State:
-    """What a run carries from step to step.
-
-    Attributes:
-      step: updates tried so far.
-      bad_steps: consecutive steps up to here whose loss or gradient was not finite.
-      bad_total: all such steps so far.
-      params, opt_state: parameters and the optimizer's state.
-      ema: moving average of the parameters, or None.
-    """
-
-    step: Array
-    bad_steps: Array
-    bad_total: Array
-    params: Any
-    opt_state: Any
-    ema: Any
-
-
-class Classify:
+class Classify(Task):
     """The classification task; see ``train.protocol.System`` for the contract.
 
     Args:
@@ -52,25 +29,14 @@ class Classify:
     """
 
     def __init__(self, config: Config, *, total_steps: int, steps_per_epoch: int):
-        self.config = config
         self.module = create_model(config)
-        self.schedule = optim.schedules.create(config.schedule, total_steps, steps_per_epoch)
-        data, train = config.data, config.train
-        image = jax.ShapeDtypeStruct(
-            (1, data.image_size, data.image_size, data.channels), "float32"
-        )
-        self.abstract_params = jax.eval_shape(self._fresh_params, jax.random.key(0), image)
+        super().__init__(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
         self.tx = optim.create(config.optimizer, self.schedule, self.abstract_params)
         if config.classify.ortho_penalty:
             try:
                 jax.eval_shape(orthogonality, self.abstract_params)
             except ValueError as error:
                 raise ConfigError(f"config.classify.ortho_penalty: {error}") from error
-        if train.ema_decay and config.optimizer.name.startswith("schedule_free"):
-            raise ConfigError(
-                f"config.optimizer.name={config.optimizer.name!r} averages the parameters itself; "
-                f"set config.train.ema_decay=0."
-            )
         classify = config.classify
         self.on_off = (
             {"on": classify.on_value, "off": classify.off_value}
@@ -84,53 +50,8 @@ class Classify:
         top5 = ("accuracy_top5",) if self.module.num_classes > 5 else ()
         return ("loss", "accuracy", *top5)
 
-    def _fresh_params(self, rng: Array, image: Array):
+    def fresh_params(self, rng: Array, image: Array):
         return self.module.init(rng, image)["params"]
-
-    def init(self, rng: Array, example_batch: Mapping[str, Array]) -> State:
-        """A fresh state; only the shapes of ``example_batch['image']`` matter."""
-        params = self._fresh_params(rng, example_batch["image"][:1])
-        return State(
-            step=jnp.zeros((), jnp.int32),
-            bad_steps=jnp.zeros((), jnp.int32),
-            bad_total=jnp.zeros((), jnp.int32),
-            params=params,
-            opt_state=self.tx.init(params),
-            ema=jax.tree.map(jnp.copy, params) if self.config.train.ema_decay else None,
-        )
-
-    def adapt(self, params: Mapping, skip: Sequence[str] = ()) -> dict[str, Any]:
-        """Trained parameters as this network's: other layout of layers, patch side or resolution.
-
-        Args:
-          params: nested dict.
-          skip: path prefixes that are left out.
-
-        Raises:
-          ConfigError: listing the leaves that do not fit.
-        """
-        flat = adapt(
-            params, self.abstract_params, skip=skip,
-            position_resampling=self.module.position_resampling,
-        )  # fmt: skip
-        return traverse_util.unflatten_dict(flat)
-
-    def start_from(self, state: State, params: Mapping) -> State:
-        """A fresh state with the parameters that :meth:`adapt` gave.
-
-        The optimizer's state is made anew, since some hold a copy of the parameters.
-        """
-        flat = traverse_util.flatten_dict(state.params)
-        for path, value in traverse_util.flatten_dict(params).items():
-            fresh = flat[path]
-            flat[path] = jax.device_put(np.asarray(value, fresh.dtype), fresh.sharding)
-        params = traverse_util.unflatten_dict(flat)
-        shardings = jax.tree.map(lambda x: x.sharding, state.opt_state)
-        return state.replace(
-            params=params,
-            opt_state=jax.jit(self.tx.init, out_shardings=shardings)(params),
-            ema=None if state.ema is None else jax.tree.map(jnp.copy, params),
-        )
 
     def loss(
         self, params, image: Array, target: Array, label: Array, rng: Array
@@ -175,37 +96,12 @@ class Classify:
             grads, state.opt_state, state.params, value=loss,
             grad_fn=lambda params: self.loss_and_grad(params, *data)[1],
         )  # fmt: skip
-        params = optax.apply_updates(state.params, updates)
         grad_norm = optax.tree.norm(grads)
-        new = state.replace(
-            step=state.step + 1,
-            params=params,
-            opt_state=opt_state,
-            ema=self._averaged(state, params),
-        )
-        ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(updates))
-        new = guarded(state, new, ok)
-        updates_made = state.step - state.bad_total  # what the optimizer counts
-        metrics = {
-            "loss": loss,
-            "accuracy": accuracy,
-            "grad_norm": grad_norm,
-            "learning_rate": self.config.optimizer.learning_rate * self.schedule(updates_made),
-            "bad_steps": new.bad_steps,
-            "bad_total": new.bad_total,
-        }
-        return new, metrics
-
-    def _averaged(self, state: State, params):
-        if state.ema is None:
-            return None
-        return optax.incremental_update(params, state.ema, 1.0 - self.config.train.ema_decay)
-
-    def eval_params(self, state: State):
-        """The parameters that are judged: the moving average where there is one."""
-        if state.ema is not None:
-            return state.ema
-        return optim.eval_params(self.config.optimizer, state.opt_state, state.params)
+        return self.finish(
+            state, optax.apply_updates(state.params, updates), opt_state,
+            finite=(loss, grad_norm, optax.tree.norm(updates)),
+            loss=loss, accuracy=accuracy, grad_norm=grad_norm,
+        )  # fmt: skip
 
     def forward(self, params, batch: Mapping[str, Array], capture: Sequence[str] = ()):
         """Logits of ``batch['image']``, and captured layers when asked for."""
@@ -250,6 +146,11 @@ def create_model(config: Config):
     if "name" not in settings:
         raise ConfigError(f"config.model.name is not set; write one of {', '.join(models.MODELS)}.")
     name = settings.pop("name")
+    if name in models.NETS:
+        raise ConfigError(
+            f"config.model.name={name!r} gives features and no classes; config.system='classify' "
+            f"takes {', '.join(models.MODELS)}."
+        )
     module = models.create(name, **settings)
     _check_attention(name, module)
     size, patch = config.data.image_size, module.patch

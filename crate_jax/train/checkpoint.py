@@ -148,13 +148,13 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise many kinds
             if processes.has_lost_another(error):
                 raise
-            whole = [step for step in self.steps() if (self.directory / str(step)).is_dir()]
+            there = [step for step in self.steps() if (self.directory / str(step)).is_dir()]
             why = first_line(error)
             if "No space left" in why:
                 why = "no space is left on the disk."
             raise WriteError(
                 f"a checkpoint could not be written under {self.directory}: {why}\n"
-                f"Whole checkpoints: {', '.join(map(str, whole)) or 'none'}. Free space or mend "
+                f"Whole checkpoints: {', '.join(map(str, there)) or 'none'}. Free space or mend "
                 f"the directory, then run the same command again; it goes on from the newest."
             ) from error
 
@@ -335,6 +335,15 @@ def _find(where: pathlib.Path, which: str) -> int:
 def exists(directory: pathlib.Path) -> bool:
     """Whether a directory holds a checkpoint, be it a good one or not."""
     return bool(_steps_in(pathlib.Path(directory) / SUBDIRECTORY))
+
+
+def newest_meta(directory: pathlib.Path) -> dict | None:
+    """The JSON saved with the newest checkpoint of which it can be read; None without one."""
+    where = pathlib.Path(directory) / SUBDIRECTORY
+    for step in reversed(_steps_in(where)):
+        with contextlib.suppress(DamagedError):
+            return reading.read_meta(where / str(step))
+    return None
 
 
 def _steps_in(where: pathlib.Path) -> list[int]:

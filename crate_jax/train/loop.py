@@ -31,6 +31,7 @@ from crate_jax.train.profile import Profile
 from crate_jax.train.progress import Progress
 from crate_jax.train.protocol import State, System
 from crate_jax.train.readout import NonFiniteError, Readout
+from crate_jax.train.workdir import check_same
 
 
 @dataclasses.dataclass
@@ -113,7 +114,7 @@ def run(
       workdir: where the run's files go; claimed by this config.
       mesh: devices.
       total_steps: updates of the whole run.
-      meta: JSON saved with every checkpoint.
+      meta: JSON saved with every checkpoint, ``config`` and ``total_steps`` in it.
       data: batches.
       start_from: what to do to a fresh state, where there is no checkpoint.
       console: for the live view; None is silent.
@@ -122,6 +123,7 @@ def run(
     Raises:
       NonFiniteError: after ``config.train.max_bad_steps`` bad steps in a row.
       CheckpointError: when the newest checkpoint is of another model.
+      ConfigError: when it is of a run of another config or length.
       WriteError: when a checkpoint could not be written.
     """
     train = config.train
@@ -143,6 +145,7 @@ def run(
             first, state = 0, start_from(fresh_state(system, like, batch, init_key))
         else:
             hoped, (first, state, saved) = first, checkpoints.restore_newest(like)
+            check_same(saved["config"], config, checkpoints.directory / str(first))
             check_length(saved["total_steps"], total_steps)
             if first != hoped:
                 source = data.train(first)
@@ -175,7 +178,7 @@ def run(
                 first, total_steps, train.batch_size, console,
                 step_flops=step_flops, peak_flops=peak_flops,
             ) as progress,
-            Profile(workdir, first, config.profile) as profile,
+            Profile(workdir, first, total_steps, config.profile) as profile,
         ):  # fmt: skip
             readout = Readout(train, workdir, writer, progress)
             evaluator = Evaluator(system, mesh, data)
@@ -202,7 +205,7 @@ def run(
                         save(i)
                     if last or preemption.requested:
                         break
-                    with progress.waiting():
+                    with progress.waiting(readout.under_way):
                         try:
                             rows = rows if i == first else next(source)
                         except Exception:  # a record, or a loader that a signal has ended too
@@ -222,6 +225,7 @@ def run(
                     readout.push(i + 1, metrics, rows)
                     checkpoints.check()
             except NonFiniteError:
+                readout.flush()
                 keep(int(jax.device_get(state.step)))  # good parameters, to start another run from
                 checkpoints.wait()
                 raise

@@ -12,18 +12,21 @@ SKIPPED, TRACED = 5, 5
 class Profile:
     """Traces steps ``first + SKIPPED`` to ``first + SKIPPED + TRACED`` where asked to.
 
+    A run that has fewer left skips fewer of them.
+
     All processes trace, each into a file of its own: one that did not would leave the others
     waiting at the next collective. Look at it with ``xprof --logdir WORKDIR/profile``.
 
     Args:
       workdir: of the run; the trace goes to ``profile`` under it.
-      first: the step that this process starts from.
+      first, total: the step that this process starts from, and steps of the run.
       wanted: whether to trace at all.
     """
 
-    def __init__(self, workdir: pathlib.Path, first: int, wanted: bool):
+    def __init__(self, workdir: pathlib.Path, first: int, total: int, wanted: bool):
         self._directory = workdir / SUBDIRECTORY
-        self._begin = first + SKIPPED if wanted else None
+        skipped = min(SKIPPED, max(0, total - first - TRACED))
+        self._begin = first + skipped if wanted else None
         self._tracing = False
 
     def __enter__(self):

@@ -102,13 +102,19 @@ class Progress(OnTerminal):
             self.doing = was
 
     @contextlib.contextmanager
-    def waiting(self):
-        """Time inside is the host's for the next batch."""
+    def waiting(self, busy: Callable[[], bool] = lambda: False):
+        """Time inside is the host's for the next batch.
+
+        Args:
+          busy: asked at its end. Where the devices are still at the step before, nothing has waited
+            for the batch, and none of the time counts.
+        """
         before = self._clock()
         try:
             yield
         finally:
-            self._waited += self._clock() - before
+            if not busy():
+                self._waited += self._clock() - before
 
     @property
     def seconds(self) -> float:

@@ -26,7 +26,9 @@ class System(Protocol):
     """A model, its objectives and its training step.
 
     ``init``, ``step``, ``evaluate`` and ``measure`` are pure functions of their arguments, compiled
-    once. Metrics are float32 scalars by name. ``params`` are those of :meth:`eval_params`.
+    once. Metrics are float32 scalars by name. ``params`` are those of :meth:`eval_params`. A system
+    of representations also has ``features(params, batch) -> (N, d)``, for the evaluators of
+    ``config.evaluate``.
     """
 
     evaluation_metrics: tuple[str, ...]

@@ -105,6 +105,7 @@ def read_params(path: pathlib.Path) -> Any:
 
     Raises:
       DamagedError: naming the checkpoint and the leaves that are not what was saved.
+      CheckpointError: where the run that it belongs to has removed it meanwhile.
       UnreachableError, ReadError: as of :func:`read_state`.
     """
 
@@ -121,6 +122,11 @@ def read_params(path: pathlib.Path) -> Any:
         tree, sums, name = _attempt(read, lambda: ["the parameters"])
         _believe(fingerprint.differing(tree, sums))
     except DamagedError as error:
+        if not path.is_dir():
+            raise CheckpointError(
+                f"the checkpoint {path} went while it was read: a run that is under way keeps its "
+                f"newest and best ones. Try again, or raise its config.train.keep_last."
+            ) from error
         raise DamagedError(f"the checkpoint {path} is damaged: {error}") from error
     return tree if name is None else tree[name]
 

@@ -42,7 +42,7 @@ class Readout:
         self._train, self._workdir = train, workdir
         self._writer, self._progress = writer, progress
         self._pending: tuple | None = None
-        self._recent = collections.deque(maxlen=max(1, train.max_bad_steps))
+        self._recent = collections.deque(maxlen=train.max_bad_steps + 1)  # and one under way
 
     def push(self, step: int, metrics: Mapping[str, Array], rows: Mapping[str, np.ndarray]) -> None:
         """Keeps the metrics of update ``step``, from ``rows``, and reads those kept before."""
@@ -58,10 +58,28 @@ class Readout:
         before, self._pending = self._pending, None
         self._read(before)
 
+    def under_way(self) -> bool:
+        """Whether the devices are still at the step whose metrics are kept."""
+        if self._pending is None:
+            return False
+        _, metrics, _ = self._pending
+        return not all(value.is_ready() for value in metrics.values())
+
     def _read(self, kept: tuple | None) -> None:
         if kept is None:
             return
-        step, metrics, rows = kept
+        step, bad = self._note(*kept)
+        bearable = self._train.max_bad_steps
+        if bad and bearable and bad % bearable == 0:
+            under_way, self._pending = self._pending, None
+            if under_way is not None:  # what is saved has seen this step, too
+                self._note(*under_way)
+            self._abort(step, bad)
+
+    def _note(
+        self, step: int, metrics: Mapping[str, Array], rows: Mapping[str, np.ndarray]
+    ) -> tuple[int, int]:
+        """Logs and shows the metrics of a step; returns it, and the bad ones in a row up to it."""
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         logged = self._train.log_every > 0 and step % self._train.log_every == 0
         if logged or rows["skipped"]:
@@ -72,14 +90,13 @@ class Readout:
         shown = {name: values[name] for name in ("loss", "accuracy") if name in values}
         self._progress.update(step, shown, line=logged)
         self._recent.append({"step": step, "records": rows["index"], **values})
-        bad, bearable = int(values["bad_steps"]), self._train.max_bad_steps
-        if bad and bearable and bad % bearable == 0:
-            self._abort(step, bad)
+        return step, int(values["bad_steps"])
 
     def _abort(self, step: int, bad: int) -> None:
         process = jax.process_index()  # each has its own rows of the batches
         path = self._workdir / (f"{process}_{NONFINITE}" if process else NONFINITE)
-        rows = [{k: _json(v) for k, v in row.items()} for row in self._recent]
+        bad_rows = [row for row in self._recent if row["bad_steps"]]
+        rows = [{k: _json(v) for k, v in row.items()} for row in bad_rows]
         path.write_text(json.dumps(rows, indent=1) + "\n")
         raise NonFiniteError(
             f"{bad} steps in a row, up to step {step}, had a loss or gradient that is not finite; "

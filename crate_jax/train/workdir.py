@@ -9,9 +9,7 @@ import jax
 from crate_jax import config as configs
 from crate_jax.config import ConfigError
 from crate_jax.sharding import processes
-from crate_jax.train import whole
-from crate_jax.train.checkpoint import SUBDIRECTORY
-from crate_jax.train.reading import comes_to_be
+from crate_jax.train import checkpoint, reading, whole
 
 
 def claim(workdir: pathlib.Path, config) -> None:
@@ -29,33 +27,62 @@ def claim(workdir: pathlib.Path, config) -> None:
       ConfigError: on all processes, listing the settings that differ, or naming a process that does
         not see the directory.
     """
-    processes.together(lambda: _check(workdir, config))
+    processes.together(lambda: _check(workdir, config), (ConfigError, *reading.ERRORS))
     processes.together(lambda: _write(workdir, config))
     processes.together(lambda: _look(workdir, config))
 
 
+def release(workdir: pathlib.Path) -> None:
+    """Gives a claimed directory up again, where nothing has been written into it besides."""
+    if jax.process_index() == 0 and [path.name for path in workdir.iterdir()] == ["config.json"]:
+        (workdir / "config.json").unlink()
+
+
 def _check(workdir: pathlib.Path, config) -> None:
+    if jax.process_index() != 0:  # what process 0 sees on disk holds for all
+        return
+    saved = _saved_config(workdir)
+    if saved is not None:
+        check_same(saved, config, workdir)
+
+
+def _saved_config(workdir: pathlib.Path) -> dict | None:
+    """The config of the run that a directory holds; its newest checkpoint, too, knows it."""
     path = workdir / "config.json"
-    if not path.exists() and (workdir / SUBDIRECTORY).exists():
+    if path.exists():
+        try:
+            return json.loads(path.read_text())["config"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{path} cannot be read ({error}). Put it back, or delete it: the newest "
+                f"checkpoint knows what it said, and without one the config that is given now "
+                f"stands."
+            ) from error
+    meta = checkpoint.newest_meta(workdir)
+    if meta is not None and "config" not in meta:
         raise ConfigError(
             f"{workdir} holds converted weights and no run; choose another --workdir, and set "
             f"config.train.init_from={str(workdir)!r} to start from them."
         )
-    if path.exists():
-        try:
-            old = json.loads(path.read_text())["config"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{path} cannot be read ({error}). Put it back, or delete it to let the config "
-                f"that is given now stand."
-            ) from error
-        wanted = configs.numeric_part(config)
-        lines = configs.differences(_only(old, wanted), wanted)
-        if lines:
-            raise ConfigError(
-                f"{workdir} holds a run of another config:\n  " + "\n  ".join(lines) + "\n"
-                "Choose another --workdir, or put these settings back."
-            )
+    return meta and meta["config"]
+
+
+def check_same(saved: dict, config, where: pathlib.Path) -> None:
+    """Raises with the settings that decide numbers and are not those that were saved.
+
+    Args:
+      saved: nested, as ``as_dict`` of a config gives it.
+      config: what is wanted.
+      where: what holds the saved one.
+    """
+    wanted = configs.numeric_part(config, whole=True)
+    unsaid = configs.as_dict(type(config)())  # settings that came later than the run
+    lines = configs.differences(_only(saved, unsaid, wanted), wanted)
+    if lines:
+        raise ConfigError(
+            f"{where} holds a run of another config:\n  " + "\n  ".join(lines) + "\n"
+            "Choose another --workdir, or put these settings back."
+        )
 
 
 def _write(workdir: pathlib.Path, config) -> None:
@@ -76,7 +103,7 @@ def _look(workdir: pathlib.Path, config) -> None:
     NFS and mounted buckets may show for a while what was there before.
     """
     path, digest = workdir / "config.json", configs.digest(config)
-    if not comes_to_be(lambda: path.exists() and _digest_in(path) == digest):
+    if not reading.comes_to_be(lambda: path.exists() and _digest_in(path) == digest):
         raise ConfigError(
             f"--workdir {workdir} is not the directory that process 0 has written to; it must lie "
             f"on storage that all hosts share (NFS, or a mounted bucket)."
@@ -89,12 +116,15 @@ def _digest_in(path: pathlib.Path) -> str | None:
     return None
 
 
-def _only(saved: dict, wanted: dict) -> dict:
-    """The part of a saved config that has to agree: what ``wanted`` names, nested."""
-    return {
-        key: _only(value, wanted[key])
-        if isinstance(value, dict) and isinstance(wanted.get(key), dict) and key != "model"
-        else value
-        for key, value in saved.items()
-        if key in wanted
-    }
+def _only(saved: dict, unsaid: dict, wanted: dict) -> dict:
+    """The part of a saved config that has to agree: what ``wanted`` names, nested.
+
+    ``unsaid`` holds what stands for settings that were not saved.
+    """
+    out = {}
+    for key, want in wanted.items():
+        value = saved.get(key, unsaid.get(key))
+        if isinstance(value, dict) and isinstance(want, dict) and key != "model":
+            value = _only(value, unsaid.get(key, {}), want)
+        out[key] = value
+    return out

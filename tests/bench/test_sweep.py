@@ -30,8 +30,13 @@ def test_it_times_the_same_updates_of_every_way(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "extra, says",
-    [(["--rounds", "0"], "--rounds"), (["--steps", "0"], "--steps"), (["--seeds", "0"], "seeds")],
-    ids=["rounds", "steps", "seeds"],
+    [
+        (["--rounds", "0"], "--rounds"),
+        (["--steps", "0"], "--steps"),
+        (["--seeds", "0"], "seeds"),
+        (["--json", "/none/rows.json"], "--json=/none/rows.json"),
+    ],
+    ids=["rounds", "steps", "seeds", "json"],
 )
 def test_bad_options_are_a_sentence(extra, says, capsys):
     assert main(["sweep", *LITTLE, *extra]) == 2

@@ -2,9 +2,11 @@ import json
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
+from crate_jax import convert
 from crate_jax.config import ConfigError
 from crate_jax.convert import files, huggingface
 from crate_jax.convert.safetensors_map import INDEX, SINGLE
@@ -84,6 +86,71 @@ def test_tensors_in_several_files(tmp_path):
     np.testing.assert_array_equal(logits(tmp_path), logits(GOLDEN / "olmo2"))
 
 
+def test_settings_that_change_nothing(tmp_path):
+    idle = {
+        "sliding_window": 4096, "use_sliding_window": False, "quantization_config": None,
+        "layer_types": ["full_attention"] * 2, "partial_rotary_factor": 1.0, "no_rope_layers": [],
+    }  # fmt: skip
+    arch = huggingface.read_architecture(copy("llama2", tmp_path, config=idle))
+    assert arch == huggingface.read_architecture(GOLDEN / "llama2")
+
+
+def test_dynamic_scaling_begins_at_the_length_of_the_config(tmp_path):
+    scaling = {"type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 16}
+    changes = {"rope_parameters": "drop", "rope_theta": 500, "rope_scaling": scaling}
+    arch = huggingface.read_architecture(copy("llama2", tmp_path, config=changes))
+    assert arch.rope == Rope(500.0, "dynamic", 2.0, original_length=32)
+
+
+def test_a_stored_head_that_differs_is_the_head(tmp_path):
+    """The config says tied; transformers then takes the head that is there."""
+    arrays = files.read(GOLDEN / "smollm" / SINGLE)
+    head = np.random.default_rng(0).normal(size=(37, 16)).astype(np.float32)
+    copy("smollm", tmp_path / "tied", tensors={"lm_head.weight": head})
+    untied = {"tie_word_embeddings": False}
+    copy("smollm", tmp_path / "own", config=untied, tensors={"lm_head.weight": head})
+    assert "lm_head.weight" not in arrays
+    np.testing.assert_array_equal(logits(tmp_path / "tied"), logits(tmp_path / "own"))
+    assert np.abs(logits(tmp_path / "tied") - logits(GOLDEN / "smollm")).max() > 1
+
+
+def test_a_quantised_tensor_is_refused_at_once(tmp_path):
+    name = "model.layers.1.mlp.up_proj.weight"
+    shape = files.read(GOLDEN / "llama2" / SINGLE)[name].shape
+    copy("llama2", tmp_path, tensors={name: np.zeros(shape, np.int8)})
+    with pytest.raises(ConfigError, match=f"{name} of .* is stored as I8"):
+        huggingface.Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("stored, dtype", [(np.float64, "float64"), (np.float32, "float32")])
+def test_float64_stays_float64_where_jax_has_it(tmp_path, x64, stored, dtype):
+    arrays = files.read(GOLDEN / "gpt2" / SINGLE)
+    copy("gpt2", tmp_path, tensors={name: x.astype(stored) for name, x in arrays.items()})
+    module, variables = huggingface.load(tmp_path)
+    assert module.param_dtype == dtype
+    assert {str(x.dtype) for x in jax.tree.leaves(variables)} == {dtype}
+
+
+def test_float64_that_jax_does_not_have():
+    with pytest.raises(ConfigError, match="param_dtype='float64' needs jax_enable_x64"):
+        huggingface.load(GOLDEN / "gpt2", param_dtype="float64")
+    with pytest.raises(ConfigError, match="dtype='float23'; did you mean 'float32'"):
+        huggingface.load(GOLDEN / "gpt2", dtype="float23")
+
+
+def test_the_front_door():
+    """``convert.load`` takes the families of this file too."""
+    module, variables = convert.load(GOLDEN / "olmo2", family="olmo2", dtype="bfloat16")
+    assert module.arch == huggingface.read_architecture(GOLDEN / "olmo2")
+    assert module.dtype == "bfloat16" and variables["params"]["tokens"].shape == (37, 16)
+    with pytest.raises(ConfigError, match="holds a model of family 'olmo2', not 'llama'"):
+        convert.load(GOLDEN / "olmo2", family="llama")
+    with pytest.raises(ConfigError, match="a llama has no setting 'heads'"):
+        convert.load(GOLDEN / "llama2", family="llama", heads=4)
+    with pytest.raises(ConfigError, match="family='lama' has no .*did you mean 'llama'"):
+        convert.load(GOLDEN / "llama2", family="lama")
+
+
 def test_kernels_are_turned_and_conv1d_is_not():
     for name, key, path in (
         ("llama3", "model.layers.1.mlp.down_proj.weight", ("mlp", "down")),
@@ -144,7 +211,7 @@ def test_tensors_of_no_use(tmp_path):
         (
             "llama3",
             {"rope_parameters": {"rope_type": "yarn"}},
-            "RoPE of type 'yarn' is not implemented.*Valid: default, linear, llama3",
+            "RoPE of type 'yarn' is not implemented.*Valid: default, dynamic, linear, llama3",
         ),
         (
             "llama3",
@@ -152,7 +219,46 @@ def test_tensors_of_no_use(tmp_path):
             "RoPE of type 'llama3' lacks low_freq_factor, high_freq_factor",
         ),
         ("llama3", {"num_key_value_heads": 3}, "4 heads do not divide over 3"),
-        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by.* is not implemented"),
+        ("llama3", {"rope_parameters": {"rope_type": "longrope"}}, "'longrope' is not implemented"),
+        ("llama2", {"hidden_size": "16"}, "hidden_size must be a whole number above 0; it is '16'"),
+        ("llama2", {"num_attention_heads": 0}, "num_attention_heads must be a whole number"),
+        ("llama2", {"num_key_value_heads": 0}, "num_key_value_heads must be a whole number"),
+        ("llama2", {"num_hidden_layers": 2.0}, "num_hidden_layers must be a whole number"),
+        ("llama2", {"rms_norm_eps": "tiny"}, "rms_norm_eps must be a number above 0"),
+        ("llama2", {"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false"),
+        ("llama2", {"model_type": ["llama"]}, "is no architecture that is implemented"),
+        ("olmo", {"clip_qkv": -8}, "clip_qkv must be a number above 0; it is -8"),
+        ("gpt2", {"n_head": 5}, "a width of 16 does not divide over 5 heads"),
+        ("llama2", {"head_dim": 3}, "RoPE turns pairs, and the heads have the size 3"),
+        ("llama2", {"rope_scaling": "linear"}, "rope_scaling must be one object of numbers"),
+        (
+            "llama2",
+            {"rope_parameters": {"full_attention": {"rope_theta": 5e5}}},
+            "rope_parameters must be one object of numbers for all layers",
+        ),
+        ("llama2", {"rope_parameters": {"rope_theta": "a"}}, "rope_theta must be a number above 0"),
+        (
+            "llama2",
+            {"rope_scaling": {"type": "linear", "factor": "x"}},
+            "factor must be a number above 0; it is 'x'",
+        ),
+        (
+            "llama3",
+            {
+                "rope_parameters": {
+                    "rope_type": "llama3",
+                    "factor": 8.0,
+                    "low_freq_factor": 4.0,
+                    "high_freq_factor": 4.0,
+                }
+            },  # fmt: skip
+            "low_freq_factor=4.0 must be less than high_freq_factor=4.0",
+        ),
+        ("llama2", {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not implemented"),
+        ("llama2", {"sliding_window": 4096}, "a sliding window is not implemented"),
+        ("llama2", {"layer_types": ["sliding_attention"] * 2}, "a sliding window is not"),
+        ("llama2", {"no_rope_layers": [1, 0]}, r"no_rope_layers=\[1, 0\] is not implemented"),
+        ("llama2", {"quantization_config": {"bits": 4}}, "quantization_config=.* is not"),
     ],
 )
 def test_settings_that_cannot_be_read(tmp_path, name, changes, sentence):

@@ -170,8 +170,10 @@ def test_the_delimiter_takes_its_share_of_ordinary_rows_alone():
         ("synthetics", "did you mean 'synthetic'"),
         ("text:", "text:PATH"),
         ("tfds", "tfds:tiny_shakespeare"),
-        ("text:{dir}/none.txt", "there is no file"),
-        ("npz:{dir}/none.npz", "there is no file"),
+        ("text:{dir}/none.txt", "none.txt is not there"),
+        ("npz:{dir}/none.npz", "none.npz is not there"),
+        ("text:{dir}", "is a folder, not a file"),
+        ("synthetic:3", "synthetic alone"),
         ("text:{dir}/latin.txt", "not UTF-8"),
         ("text:{dir}/short.txt", "2 characters"),
         ("npz:{dir}/latin.txt", "not an .npz"),
@@ -222,3 +224,13 @@ def test_published_counts_of_tiny_shakespeare():
     assert round(1_115_394 * law.marginal[1]) == 169_892
     tau = law.P[:, frequent[:3]].sum(axis=1)  # to a trigger; 1 cannot be left again
     assert [law.tokens[i] for i in np.flatnonzero(tau > 1 - 1e-12)] == ["3"]
+
+
+def test_errors_name_the_settings_that_they_are_told(tmp_path):
+    names = {"data_dir": str(tmp_path), "settings": ("config.law", "config.dir")}
+    with pytest.raises(DataMissingError, match="config.law='tfds:tiny_nothing'"):
+        bigram.load("tfds:tiny_nothing", **names)
+    with pytest.raises(DataMissingError, match="or point config.dir to"):
+        bigram.load("tfds:tiny_plays", **names)
+    with pytest.raises(ConfigError, match="config.law='npz:' names no data"):
+        bigram.load("npz:", **names)

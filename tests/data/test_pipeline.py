@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from crate_jax import data
-from crate_jax.config import DataConfig
+from crate_jax.config import ConfigError, DataConfig
 
 CONFIG = DataConfig(
     source="synthetic", image_size=8, channels=3, num_classes=4, crop="inception", flip=True,
@@ -99,3 +99,53 @@ def test_evaluation_reads_by_a_thread_for_each_worker(monkeypatch):
     batches = list(data.eval_batches(config, batch_size=1))
     assert [int(batch["index"][0]) for batch in batches] == list(range(6))
     assert multiprocessing.active_children() == before
+
+
+def test_views_of_a_record_lie_together_and_the_first_is_untouched():
+    config = dataclasses.replace(CONFIG, views=4, shuffle=False)
+    batches = _take(2, config)
+    index = np.concatenate([batch["index"] for batch in batches])
+    np.testing.assert_array_equal(index, np.repeat(np.arange(8), 4))
+    plain = next(data.eval_batches(config, batch_size=8, split="train"))
+    images = np.concatenate([batch["image"] for batch in batches])
+    np.testing.assert_array_equal(images[::4], plain["image"])
+    assert not np.array_equal(images[1], images[0]) and not np.array_equal(images[1], images[2])
+    _assert_equal(batches[1:], _take(1, config, start_step=1))
+    part = _take(2, config, rows=[1, 5, 6])[1]
+    np.testing.assert_array_equal(part["image"], batches[1]["image"][[1, 5, 6]])
+    shuffled = _take(2, dataclasses.replace(config, shuffle=True))[1]["index"].reshape(4, 4)
+    assert (shuffled == shuffled[:, :1]).all() and len(set(shuffled[:, 0])) == 4
+
+
+def test_label_noise_draws_a_fraction_anew_in_training_alone():
+    config = dataclasses.replace(CONFIG, label_noise=0.5, num_classes=4)
+    rng = np.random.RandomState(10)
+    chosen, drawn = rng.choice(512, size=256, replace=False), rng.choice(4, size=256)
+    want = data.open_source(CONFIG, "train").labels.copy()
+    want[chosen] = drawn
+
+    def labels(split, config):
+        batches = data.eval_batches(config, batch_size=128, split=split)
+        return np.concatenate([batch["label"] for batch in batches])
+
+    np.testing.assert_array_equal(labels("train", config), want)
+    np.testing.assert_array_equal(labels("test", config), labels("test", CONFIG))
+    batch = _take(1, config)[0]
+    np.testing.assert_array_equal(batch["label"], want[batch["index"]])
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"jitter": (0.1, 0.0, 0.0, 0.0), "channels": 1, "randaugment_layers": 0}, "want colour"),
+        ({"source": "digits", "channels": 1, "randaugment_layers": 0, "image_size": 7,
+          "num_classes": 10, "eval_resize": "pad"}, "makes no image smaller"),
+        ({"jitter": (0.4, 0.4, 0.4, 0.6)}, "hue by up to 0.6 of a turn; at most 0.5"),
+        ({"source": "digits", "channels": 1, "randaugment_layers": 0, "image_size": 20,
+          "num_classes": 10, "crop": "pad_to"}, "larger than a padded image"),
+    ],
+    ids=["colour", "pad", "hue", "pad_to"],
+)  # fmt: skip
+def test_what_does_not_fit_the_images_is_said(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        data.validate(dataclasses.replace(CONFIG, **settings))

@@ -133,6 +133,21 @@ def test_files_that_are_wrong(tmp_path, name, content, sentence):
         load(tmp_path / name)
 
 
+def test_text_that_is_not_utf8(tmp_path, tokenizer):
+    (tmp_path / "x.jsonl").write_bytes(b'[1, 2, 3, 4]\n{"text": "\xff"}\n')
+    (tmp_path / "y.txt").write_bytes(b"a b \xfe")
+    for name, byte in (("x.jsonl", "ff"), ("y.txt", "fe")):
+        with pytest.raises(ConfigError, match=rf"{name} is not UTF-8 \(byte 0x{byte}\)"):
+            load(tmp_path / name, tokenizer=tokenizer)
+
+
+def test_several_arrays_in_a_file_for_one(tmp_path):
+    np.savez(tmp_path / "x.npz", a=IDS)
+    (tmp_path / "x.npz").rename(tmp_path / "x.npy")
+    with pytest.raises(ConfigError, match=r"x.npy is an .npz; save one array"):
+        load(tmp_path / "x.npy")
+
+
 def test_sources_that_are_wrong(tmp_path):
     with pytest.raises(ConfigError, match="config.tokens is empty"):
         load("")

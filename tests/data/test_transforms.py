@@ -3,7 +3,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from crate_jax.config import DataConfig
-from crate_jax.data import transforms
+from crate_jax.data import color, transforms
 from crate_jax.data.randaugment import OPERATIONS, randaugment
 
 RNG = np.random.default_rng(0)
@@ -184,3 +184,55 @@ def test_timm_applies_an_operation_half_of_the_time():
         for _ in range(600)
     ]
     assert 0.45 < np.mean(same) < 0.6
+
+
+def test_pad_to_crops_the_size_asked_for_out_of_zeros():
+    config = DataConfig(channels=3, image_size=32, crop="pad_to", crop_padding=8)
+    image = np.full((28, 28, 3), 200, np.uint8)
+    seen = set()
+    for _ in range(60):
+        out = transforms.train_transform(image, config, RNG)
+        assert out.shape == (32, 32, 3) and set(np.unique(out)) <= {0, 200}
+        seen.add((int((out[:, :, 0] > 0).any(1).argmax()), int((out[:, :, 0] > 0).any(0).argmax())))
+    assert len(seen) > 20  # places differ
+    padded = transforms.eval_transform(image, DataConfig(image_size=32, eval_resize="pad"))
+    np.testing.assert_array_equal(padded[2:30, 2:30], image)
+    assert padded.sum() == image.sum()
+
+
+def test_jitter_is_pillows_enhancers_in_a_random_order():
+    class Fixed:
+        """Factors 1.2, 0.9, 1.4 and no turn, in the order contrast, saturation, brightness, hue."""
+
+        def __init__(self):
+            self.values = iter([1.2, 0.9, 1.4, 0.0])
+
+        def uniform(self, low, high):
+            value = next(self.values)
+            assert low <= value <= high
+            return value
+
+        def permutation(self, n):
+            return np.array([1, 2, 0, 3])
+
+    want = Image.fromarray(PHOTO)
+    for Enhancer, factor in (
+        (ImageEnhance.Contrast, 0.9), (ImageEnhance.Color, 1.4), (ImageEnhance.Brightness, 1.2),
+    ):  # fmt: skip
+        want = Enhancer(want).enhance(factor)
+    want = np.asarray(want.convert("HSV").convert("RGB"))
+    got = color.jitter(PHOTO, Fixed(), (0.4, 0.4, 0.4, 0.1))
+    np.testing.assert_array_equal(got, want)
+
+
+def test_a_third_of_a_turn_makes_red_green():
+    red = np.zeros((2, 2, 3), np.uint8)
+    red[..., 0] = 255
+    got = color._turn_hue(Image.fromarray(red), 1 / 3)
+    assert np.asarray(got)[0, 0, 1] == 255 and np.asarray(got)[0, 0, 0] <= 6
+
+
+def test_grey_is_the_luminance_in_every_channel():
+    got = color.grayscale(PHOTO)
+    want = PHOTO @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(got - want[..., None]).max() <= 1 and got.shape == PHOTO.shape

@@ -11,14 +11,33 @@ LLAMA31 = Rope(500_000.0, "llama3", factor=8.0, low=1.0, high=4.0, original_leng
 
 
 def test_frequencies_are_powers_of_the_base():
-    np.testing.assert_allclose(frequencies(Rope(10_000.0), 4), [1, 0.01], rtol=1e-15)
+    np.testing.assert_allclose(frequencies(Rope(10_000.0), 4, 9), [1, 0.01], rtol=1e-15)
     np.testing.assert_allclose(
-        frequencies(Rope(10_000.0, "linear", factor=4.0), 4), [0.25, 0.0025], rtol=1e-15
+        frequencies(Rope(10_000.0, "linear", factor=4.0), 4, 9), [0.25, 0.0025], rtol=1e-15
     )
 
 
+def test_float32_frequencies_are_those_of_the_reference_to_the_last_bit():
+    """As transformers 5.24.0 has them in float32, where a last bit is not the nearest one."""
+    wanted = (
+        "0x1.0000000p+0", "0x1.8d27600p-3", "0x1.3411900p-5", "0x1.ddee9e0p-8",
+        "0x1.72ba420p-10", "0x1.1f91f00p-12", "0x1.be21880p-15", "0x1.5a0f4e0p-17",
+    )  # fmt: skip
+    got = frequencies(Rope(500_000.0), 16, 9, np.float32)
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, [np.float32(float.fromhex(x)) for x in wanted])
+
+
+def test_dynamic_scaling_begins_beyond_the_models_own_length():
+    plain, rope = Rope(1000.0), Rope(1000.0, "dynamic", factor=3.0, original_length=32)
+    np.testing.assert_array_equal(frequencies(rope, 8, 32), frequencies(plain, 8, 32))
+    base = 1000 * (3 * 48 / 32 - 2) ** (8 / 6)
+    wanted = [base ** (-i / 8) for i in (0, 2, 4, 6)]
+    np.testing.assert_allclose(frequencies(rope, 8, 48), wanted, rtol=1e-14)
+
+
 def test_llama3_keeps_short_waves_and_stretches_long_ones():
-    plain, scaled = frequencies(Rope(500_000.0), 128), frequencies(LLAMA31, 128)
+    plain, scaled = (frequencies(r, 128, 9) for r in (Rope(500_000.0), LLAMA31))
     wavelength = 2 * math.pi / plain
     short, long = wavelength < 8192 / 4, wavelength > 8192
     np.testing.assert_array_equal(scaled[short], plain[short])

@@ -26,7 +26,7 @@ def test_overrides_win_over_the_variant():
     ("call", "sentence"),
     [
         (("crate_alfa", {}), "no model 'crate_alfa'; did you mean 'crate_alpha'?"),
-        (("resnet", {}), "Valid: crate, crate_alpha, vit"),
+        (("transformer", {}), "Valid: crate, crate_alpha, "),
         (("crate", SIZES | {"lamda": 1}), "no setting 'lamda'; did you mean 'lmbda'?"),
         (("vit", SIZES | {"eta": 1}), "model 'vit' has no setting 'eta'"),
         (("crate", {"variant": "XB"}), "no variant 'XB'; did you mean 'B'? Valid: B, L, S, T"),
@@ -87,10 +87,43 @@ def test_words_of_a_few_are_checked(field, wrong, right):
 
 
 def test_every_choice_of_words_belongs_to_a_field_and_holds_its_default():
-    known = [models.fields(name) for name in models.MODELS]
+    known = [models.fields(name) for name in (*models.MODELS, *models.NETS)]
     for field, words in models.CHOICES.items():
         defaults = {fields[field].default for fields in known if field in fields}
         assert defaults and defaults <= set(words)
+
+
+@pytest.mark.parametrize("name", models.NETS)
+def test_every_row_of_a_net_is_a_module_with_settings_for_the_command_line(name):
+    for variant, sizes in models.NETS[name][1].items():
+        net = models.create(name, variant=variant)
+        assert {key: getattr(net, key) for key in sizes} == sizes
+        settings = models.settings(name, variant=variant)
+        assert set(settings) == {"name", "variant", *models.fields(name)}
+        settings.update(sizes)  # placeholders take their types, lists among them
+        assert models.create(**{k: v for k, v in settings.items() if v is not None}) == net
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (("resnet", {}), "model 'resnet' needs depths: give it, or variant= (one of 18, 34"),
+        (("resnet", {"variant": "50"}), "model 'resnet' has no variant '50'"),
+        (("resnet", {"variant": "18/4"}), "no variant '18/4'"),
+        (("resnet", {"variant": "18", "heads": 2}), "no setting 'heads'; did you mean 'head'?"),
+        (("resnet", {"variant": "18", "feature_dim": 0}), "feature_dim must be a positive integer"),
+        (("resnet", {"variant": "18", "head": 3}), "model setting head must be bool; got 3"),
+        (("resnet", {"depths": (1, 1)}), "depths must be four positive integers; got (1, 1)"),
+        (("resnet", {"variant": "18", "depths": (1, 1, 0, 1)}), "depths must be four positive"),
+        (("mlp", {"variant": "mnist", "dtype": "bf16"}), "dtype='bf16'"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_a_net_is_said(call, sentence):
+    name, settings = call
+    with pytest.raises(ConfigError) as error:
+        models.create(name, **settings)
+    assert sentence in str(error.value)
 
 
 @pytest.mark.parametrize("name", models.MODELS)

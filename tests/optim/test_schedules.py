@@ -43,3 +43,12 @@ def test_bad_schedules_get_a_sentence():
         schedules.create(ScheduleConfig(warmup_steps=10), 10, 1)
     with pytest.raises(ConfigError, match="warmup_epochs, not steps"):
         schedules.create(ScheduleConfig(name="epoch_cosine", warmup_steps=3), 10, 1)
+
+
+def test_multistep_falls_at_its_epochs():
+    config = ScheduleConfig(name="multistep", milestones=(2.0, 3.5), step_factor=0.1)
+    schedule = schedules.create(config, total_steps=50, steps_per_epoch=10)
+    steps = [0, 19, 20, 34, 35, 49]
+    np.testing.assert_allclose(
+        [schedule(s) for s in steps], [1, 1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6
+    )

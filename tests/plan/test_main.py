@@ -50,6 +50,12 @@ def test_a_mistake_gets_a_sentence_and_2():
     assert "Traceback" not in done.stderr
 
 
+def test_a_study_has_no_step_to_plan():
+    done = plan("--config=configs/extreme_tokens/theory.py:smoke", "--topology=h100:8")
+    assert done.returncode == 2 and "a study has no training step to plan" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5p:2x2x1", "v6e:2x2", "2xv5e:2x2"])
 def test_other_generations_and_two_slices(topology, tmp_path):

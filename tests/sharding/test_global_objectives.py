@@ -6,6 +6,7 @@ import pytest
 
 from crate_jax.config import MeshConfig
 from crate_jax.objectives.cross_entropy import cross_entropy, targets
+from crate_jax.ops import class_blocks
 from crate_jax.ops.coding_rate import class_coding_rate, coding_rate, rate_reduction
 from crate_jax.sharding import place
 from crate_jax.sharding.mesh import create_mesh
@@ -66,3 +67,28 @@ def test_rates_and_losses_are_those_of_the_global_batch(layout):
     np.testing.assert_allclose(got["delta"], _rate_by_hand(Z, 0.5) - of_classes, rtol=1e-4)
     of_shards = np.mean([_rate_by_hand(part, 0.5) for part in np.split(Z, 8)])
     assert abs(of_shards - want["R"]) > 0.1  # a mean over devices would not pass
+
+
+def test_many_classes_are_sorted_across_devices():
+    rng = np.random.default_rng(1)
+    N, d, K = 400, 80, 40
+    Z = rng.normal(size=(N, d)).astype(np.float32)
+    labels = np.sort(rng.integers(K, size=N)).astype(np.int32)
+    assert class_blocks.worth_it(Z, labels, K)
+
+    def rate(batch):
+        return class_coding_rate(batch["Z"], batch["labels"], K, eps_sq=0.5)
+
+    mesh = create_mesh(MeshConfig("fsdp"))
+    with jax.set_mesh(mesh):
+        batch = place.place_batch(mesh, {"Z": Z, "labels": labels})
+        value, grads = jax.jit(jax.value_and_grad(rate, allow_int=True))(batch)
+    wide, want = Z.astype(np.float64), 0.0
+    slope = np.zeros_like(wide)
+    for k in np.unique(labels):
+        Z_k = wide[labels == k]
+        want += len(Z_k) / N * _rate_by_hand(Z_k, 0.5)
+        inverse = np.linalg.inv(np.eye(d) + d / (len(Z_k) * 0.5) * Z_k.T @ Z_k)
+        slope[labels == k] = d / (N * 0.5) * Z_k @ inverse
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+    np.testing.assert_allclose(grads["Z"], slope, rtol=1e-3, atol=1e-6)

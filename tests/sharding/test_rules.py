@@ -45,6 +45,32 @@ def test_every_parameter_has_a_rule(name, switches, scan):
     assert all(len(rules.rule(path)) <= leaf.ndim for path, leaf in params.items())
 
 
+@pytest.mark.parametrize(
+    "name, variant",
+    [(name, variant) for name in ("mlp", "resnet") for variant in models.NETS[name][1]],
+)
+def test_every_parameter_and_statistic_of_an_encoder_has_a_rule(name, variant):
+    module = models.create(name, variant=variant)
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
+    leaves = _paths(jax.eval_shape(module.init, jax.random.key(0), image))
+    assert [path for path in leaves if rules.rule(path) is None] == []
+    assert all(len(rules.rule(path)) <= leaf.ndim for path, leaf in leaves.items())
+
+
+@pytest.mark.parametrize(
+    "name, variant, switches",
+    [("dcgan", "128", {"encoder": "conv"}), ("dcgan", "128", {"encoder": "csc"}),
+     ("sngan", "48", {}), ("sngan", "128", {})],
+    ids=("conv", "csc", "48", "128"),
+)  # fmt: skip
+def test_every_parameter_and_statistic_of_a_game_has_a_rule(name, variant, switches):
+    module = models.create(name, variant=variant, channels=3, **switches)
+    image = jax.ShapeDtypeStruct((1, int(variant), int(variant), 3), "float32")
+    leaves = _paths(jax.eval_shape(module.init, jax.random.key(0), image))
+    assert [path for path in leaves if rules.rule(path) is None] == []
+    assert all(len(rules.rule(path)) <= leaf.ndim for path, leaf in leaves.items())
+
+
 def test_a_name_that_no_rule_knows():
     assert rules.rule("blocks/attention/mystery/kernel") is None
     assert rules.rule("mystery") is None

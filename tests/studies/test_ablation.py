@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import pathlib
+import runpy
 import signal
 
 import jax
@@ -13,10 +15,19 @@ from crate_jax import studies
 from crate_jax.config import ConfigError
 from crate_jax.data import backcopy, bigram
 from crate_jax.studies import ablation
-from crate_jax.studies.ablation import optimizers, records, report, study, training, verdicts
+from crate_jax.studies.ablation import (
+    figures,
+    optimizers,
+    records,
+    report,
+    study,
+    training,
+    verdicts,
+)
 from crate_jax.studies.ablation import settings as S
 from crate_jax.studies.ablation.view import View
 from crate_jax.train.preemption import EXIT_RESUME
+from crate_jax.train.whole import read_npz
 
 V, N, B = 7, 8, 6
 
@@ -82,6 +93,25 @@ def test_cells_one_by_one_take_what_they_leave_out_from_the_grid():
         ({"model": S.Model(width=9, heads=2)}, "does not divide"),
         ({"model": S.Model(frozen=("head",))}, "config.model.frozen"),
         ({"learning_rate": S.LearningRates(sgd=0.0)}, "config.learning_rate.sgd"),
+        ({"cells": ("layers=²",)}, "number of layers"),
+        ({"cells": ("triggers=70",)}, "at most 64"),
+        ({"cells": ("triggers=-1",)}, "at least 0"),
+        ({"cells": ("optimizer=adamw:b2=1",)}, "b2 must be from 0 to below 1"),
+        ({"cells": ("optimizer=adamw:eps=nan",)}, "eps must be from 0"),
+        ({"cells": ("optimizer=muon:ns_steps=1.5",)}, "no whole number"),
+        ({"sweep": S.Sweep(learning_rate_factors=(1.0, 1.0))}, "twice.*config.sweep.seeds"),
+        ({"data": S.Data(n_bos=3)}, "config.data.n_bos must be 0, 1 or 2"),
+        ({"data": S.Data(delimiter=1.0)}, "config.data.delimiter is a probability below 1"),
+        ({"data": S.Data(law="txt:a")}, "config.data.law='txt:a'.*did you mean 'text'"),
+        ({"data": S.Data(law="synthetic:5")}, "synthetic alone"),
+        ({"model": S.Model(hidden=0)}, "config.model.hidden must be at least 1"),
+        ({"model": S.Model(width=7, positions="sincos")}, "width=7 is odd"),
+        ({"model": S.Model(no_mlp_norm=(2,))}, "no_mlp_norm names layer 2"),
+        ({"model": S.Model(frozen=("output",), tie_output=True)}, "'output' is to be frozen"),
+        (
+            {"train": S.Train(official_evaluation=True), "cells": ("task=markov",)},
+            "official sequences are of backcopy",
+        ),
     ],
     ids=lambda x: "" if isinstance(x, str) else next(iter(x)),
 )
@@ -298,9 +328,35 @@ def test_interventions_by_name(trained):
     np.testing.assert_allclose(attention[:, names.index("all to <s> 0"), 0], 1)
     np.testing.assert_allclose(attention[:, names.index("ideal attention 1"), 1], 1)
     assert not metrics["value_bos"][:, names.index("zero <s> value 0"), 0].any()
+    for name in ("zero <s> attention 1", "zero <s> MLP 1"):  # at <s> alone, from that layer on
+        changed = metrics["residual_bos"][:, names.index(name)]
+        np.testing.assert_allclose(changed[:, 0], plain["residual_bos"][:, 0], rtol=1e-5)
+        assert np.abs(changed - plain["residual_bos"])[:, 1].min() > 1e-4
     dropped = metrics["residual_bos"][:, names.index("drop MLP 1")]
     assert np.abs(dropped - plain["residual_bos"])[:, 1].min() > 1e-3
     np.testing.assert_allclose(dropped[:, 0], plain["residual_bos"][:, 0], rtol=1e-5)
+
+
+def test_a_task_without_triggers_has_its_interventions(law):
+    """``markov`` copies nothing, so that ideal attention is all of it to ``<s>``."""
+    settings = _settings(cells=("layers=1,task=markov",), sweep=S.Sweep(seeds=1))
+    trainer = training.Trainer(settings, S.list_cells(settings)[0], law)
+    names = list(trainer.interventions())
+    metrics = jax.device_get(trainer.intervene(trainer.init()))
+    for name in ("ideal attention 0", "all to <s> 0"):
+        np.testing.assert_allclose(metrics["attention_bos"][:, names.index(name)], 1)
+    ideal, to_bos = (names.index(name) for name in ("ideal attention 0", "all to <s> 0"))
+    np.testing.assert_array_equal(metrics["loss"][:, ideal], metrics["loss"][:, to_bos])
+
+
+def test_metrics_are_taken_on_the_official_sequences_where_asked(law):
+    train = S.Train(steps=7, evaluation_batch=5, official_evaluation=True)
+    settings = _settings(train=train, sweep=S.Sweep(seeds=1))
+    cell = S.list_cells(settings)[0]
+    trainer = training.Trainer(settings, cell, law)
+    expected = backcopy.official_batch(law, S.task_of(settings, cell), 5)
+    np.testing.assert_array_equal(trainer._batch.tokens_BN, expected[:, :-1])
+    np.testing.assert_array_equal(trainer._batch.targets_BN, expected[:, 1:])
 
 
 def test_devices_that_do_not_fit_are_named():
@@ -356,7 +412,7 @@ def test_a_stopped_study_goes_on_bit_for_bit(fresh, trained, law, tmp_path, monk
     codes = [ablation.run(settings, cut, _console()) for _ in range(3)]
     assert codes == [EXIT_RESUME, EXIT_RESUME, 0]
     assert (whole / "metrics.jsonl").read_text() == (cut / "metrics.jsonl").read_text()
-    a, b = (records.read_npz(d / "cells" / cell.name / "result.npz") for d in (whole, cut))
+    a, b = (read_npz(d / "cells" / cell.name / "result.npz") for d in (whole, cut))
     assert a.keys() == b.keys()
     for name in a:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
@@ -373,6 +429,32 @@ def test_a_stopped_study_goes_on_bit_for_bit(fresh, trained, law, tmp_path, monk
     assert rows[0]["train_loss"] is None and rows[-1]["attention_bos/1/1"] > 0
 
 
+@pytest.mark.parametrize("damage", ["missing", "cut", "older"])
+def test_a_checkpoint_without_its_metrics_is_a_sentence(damage, trained, tmp_path):
+    trainer = trained[0]
+    directory = tmp_path / "cell"
+    directory.mkdir()
+    series, path = records.Series(), directory / records.SERIES
+    series.append(0, {"loss": np.zeros(4)})
+    if damage != "missing":
+        series.save(path)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:40])
+
+    class Newest:
+        def newest(self):
+            return 5
+
+        def restore_newest(self, abstract):
+            return 5, None, {}
+
+    cell_training = study.Training.__new__(study.Training)
+    cell_training._settings, cell_training._directory = trainer.settings, directory
+    cell_training.trainer, cell_training.series = trainer, records.Series()
+    with pytest.raises(ConfigError, match="series.npz.*update 5.*remove"):
+        cell_training._start(Newest())
+
+
 def _arrays(attention, ratio, peak, excess):
     """A last point of R runs, as ``judge`` reads it, and residual norms at three."""
     norms = np.arange(1.0, 3 * np.size(peak) + 1).reshape(3, *np.shape(peak))
@@ -380,7 +462,7 @@ def _arrays(attention, ratio, peak, excess):
         records.STEPS: np.array([0, 50, 100]), "residual_bos": norms,
         "attention_bos": np.array(attention)[None], "value_ratio": np.array(ratio)[None],
         "residual_ratio": np.array(peak)[None], "bigram_excess_exact": np.array(excess)[None],
-        "backcopy_excess_exact": np.array(excess)[None],
+        "backcopy_excess_exact": np.array(excess)[None], "loss": np.array(excess)[None] + 2,
     }  # fmt: skip
 
 
@@ -397,41 +479,70 @@ def test_verdicts_look_at_the_head_of_the_largest_attention():
     np.testing.assert_array_equal(first.drain, [0.2, 0.1])
     # norms of 4 runs x 2 layers count on from 1: run 0 peaks in layer 1, run 1 in layer 0
     np.testing.assert_allclose(first.growth, [18 / 10, 19 / 11])
-    row = dict(zip(verdicts.COLUMNS[:10], first.row()[:10], strict=True))
+    row = dict(zip(verdicts.COLUMNS[:11], first.row()[:11], strict=True))
     assert (row["sink"], row["drain"], row["peak"]) == ("yes", "yes", "yes")
+    assert row["loss"] == "2.2"
     assert row["Attn_<s>"] == "0.8 [0.72, 0.88]" and row["backcopy, bigram excess"] == "0.2, 0.2"
     row = second.row()
-    assert row[3:6] == ["yes", "0.3", "no"] and row[7] == "no" and "1 diverged" in row[9]
+    assert row[4:7] == ["yes", "0.3", "no"] and row[8] == "no" and "1 diverged" in row[10]
+
+
+def test_a_cell_speaks_by_the_rates_of_the_least_loss():
+    runs = [S.Run(seed, rate, 0.0) for rate in (0.1, 0.2, 0.3) for seed in (0, 1)]
+    one = [[0.5]]
+    arrays = _arrays([one] * 6, [one] * 6, [[1.0]] * 6, excess=[0.5, 0.6, 0.2, 0.1, 0.0, np.nan])
+    found = verdicts.judge(S.Cell(), runs, arrays)
+    assert verdicts.best(found) == 1  # of 0.3, one of two seeds diverged: its median is infinite
+    assert verdicts.mark(found) == " (best of 3)"
+    assert (
+        verdicts.mark(found[:2]) == " (best of 2, at the edge)" and verdicts.mark(found[:1]) == ""
+    )
+    assert found[1].row(" *")[1] == "0.2, 0 *"
+
+
+def test_a_risk_that_cannot_be_measured_is_no_divergence():
+    arrays = _arrays([[[0.5]]], [[[0.5]]], [[1.0]], excess=[0.5])
+    arrays["backcopy_excess_exact"] = np.array([[np.nan]])
+    (verdict,) = verdicts.judge(S.Cell(), [S.Run(0, 0.1, 0.0)], arrays)
+    assert verdict.alive.all() and verdict.row()[10] == "-, 0.5"
+
+
+def test_the_papers_rates_are_found_among_those_that_were_tried():
+    settings = _settings(sweep=S.Sweep(seeds=2, learning_rate_factors=(0.1, 1.0)))
+    for cell in (S.Cell("1"), S.Cell("1", "relu"), S.Cell("3", optimizer="sgdm")):
+        assert verdicts.papers_rates(cell, S.list_runs(settings, cell)).tolist() == [2, 3]
+    assert verdicts.papers_rates(S.Cell(), [S.Run(0, 3e-5, 1e-4), S.Run(0, 3e-4, 0.0)]) is None
 
 
 def test_the_paper_is_quoted_for_its_own_cells_alone():
-    assert verdicts.published(S.Cell("3")) == ("yes", "yes", "yes")
-    assert verdicts.published(S.Cell("3", optimizer="sgdm")) == ("yes", "-", "no")
-    assert verdicts.published(S.Cell("3", attention="relu")) == ("no", "-", "no")
+    def published(cell, **changes):
+        return verdicts.published(cell, _settings(**{"model": S.Model(width=8)} | changes))
+
+    assert published(S.Cell("3")) == ("yes", "yes", "yes")
+    assert published(S.Cell("3", optimizer="sgdm")) == ("yes", "-", "no")
+    assert published(S.Cell("3", attention="relu")) == ("no", "-", "no")
+    own = (
+        {"data": S.Data(n_bos=0)}, {"data": S.Data(delimiter=0.1)}, {"model": S.Model(no_wv=True)},
+        {"model": S.Model(frozen=("wo",))}, {"model": S.Model(tie_output=True)},
+        {"model": S.Model(heads=2)},
+    )  # fmt: skip
+    for changes in own:
+        assert published(S.Cell("3"), **changes) == ("-", "-", "-")
     for other in (
         S.Cell("3", norm="post"),
         S.Cell("3", triggers=5),
         S.Cell("4"),
         S.Cell("1", "sigmoid"),
     ):
-        assert verdicts.published(other) == ("-", "-", "-")
+        assert published(other) == ("-", "-", "-")
 
 
 def test_published_numbers_stand_beside_the_same_update():
-    runs, steps = [S.Run(0, 0.1, 0.0), S.Run(1, 0.1, 0.0)], [0, 200, 10_000]
+    steps = [0, 200, 10_000]
     series = {records.STEPS: np.array(steps)}
     series |= {name: np.arange(6.0).reshape(3, 2) for name in verdicts.TRAJECTORY_METRICS}
-    rows = verdicts.trajectory(runs, series)
+    rows = verdicts.trajectory(np.arange(2), series)
     assert rows[1][:2] == ["200", "0.223 / 2.5"] and rows[2][1] == "0.56 / -"
-
-
-def test_a_damaged_result_is_no_result(tmp_path):
-    path = tmp_path / "result.npz"
-    assert records.read_result(path) is None
-    records.write_npz(path, {"steps": np.arange(3)})
-    assert records.read_result(path)["steps"].tolist() == [0, 1, 2]
-    path.write_bytes(path.read_bytes()[:30])
-    assert records.read_result(path) is None
 
 
 def test_the_terminal_shows_medians_of_the_runs():
@@ -452,3 +563,74 @@ def test_the_terminal_shows_medians_of_the_runs():
 
 def test_the_report_describes_what_was_trained(law):
     assert "2 seeds, 7 updates on batches of 6 sequences of 8" in report.describe(_settings(), law)
+
+
+def _diverged(cell, points=2):
+    """A series whose runs are not finite after the first point."""
+    rng = np.random.default_rng(0)
+    P, R, L, H = points, 2, cell.depth, 1
+    heads = "attention_bos sink_logit sink_logit_low sink_logit_high value_bos value_others"
+    heads += " value_ratio"
+    layers = "residual_bos residual_others residual_ratio"
+    runs = "backcopy_excess_exact bigram_excess_exact bigram_risk_exact"
+    shapes = dict.fromkeys(heads.split(), (P, R, L, H)) | dict.fromkeys(layers.split(), (P, R, L))
+    shapes |= dict.fromkeys(runs.split(), (P, R))
+    shapes |= {"leaf_gradient": (P, R, 2), "leaf_update": (P, R, 2), "leaf_growth": (P, R, L, 2)}
+    arrays = {name: rng.random(shape) for name, shape in shapes.items()}
+    for values in arrays.values():
+        values[1:] = np.nan
+    names = np.array(["blocks_0/mlp/w1/kernel", "output/kernel"])
+    return arrays | {records.STEPS: np.arange(points), "about/leaf_names": names}
+
+
+@pytest.mark.parametrize("cells, expected", [(8, [8]), (9, [5, 4]), (96, [8] * 12)])
+def test_many_cells_are_spread_over_figures(cells, expected, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(figures, "comparison", lambda part, path: shown.append(list(part)))
+    names = [S.Cell(triggers=k) for k in range(cells)]
+    chosen = {cell: verdicts.Verdict(cell, 3e-4, 1e-4, *[np.ones(1)] * 6) for cell in names}
+    pictures = report._comparisons(_settings(), dict.fromkeys(names), chosen, tmp_path)
+    assert [len(part) for part in shown] == expected
+    assert sum(shown, []) == [cell.name for cell in names]
+    assert len({picture.path for picture in pictures}) == len(expected)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_has_diverged_is_drawn_as_far_as_it_goes(tmp_path):
+    cell, runs = S.Cell(), np.arange(2)
+    arrays = _diverged(cell)
+    figures.parameters(arrays, runs, tmp_path / "parameters.png", "")
+    figures.comparison({"a": (arrays, runs)}, tmp_path / "comparison.png")
+    figures.dynamics(cell, arrays, runs, 4.0, tmp_path / "dynamics.png", "")
+    shapes = {
+        "portrait/attention": (2, 1, 1, N, N), "portrait/value_norm": (2, 1, 1, N),
+        "portrait/residual_norm": (2, 1, N), "intervened/residual_peak": (2, 2, 1),
+        "intervened/backcopy_excess_exact": (2, 2), "intervened/bigram_excess_exact": (2, 2),
+    }  # fmt: skip
+    result = {name: np.full(shape, np.nan) for name, shape in shapes.items()}
+    result |= {"about/tokens": np.array(list("abcdefgh")), "about/trigger": np.zeros(N, bool)}
+    result["about/interventions"] = np.array(["none", "zero head 0.0"])
+    figures.attention_maps(cell, result, 0, tmp_path / "attention.png", "")
+    figures.token_norms(cell, result, 0, tmp_path / "norms.png", "")
+    figures.interventions(cell, result, runs, tmp_path / "interventions.png", "")
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_presets_are_what_they_say():
+    file = pathlib.Path(__file__).parents[2] / "configs/extreme_tokens/ablation.py"
+    config = runpy.run_path(str(file))
+    cells = {
+        name: S.list_cells(studies.resolve(config["get_config"](f"preset={name}")))
+        for name in config["PRESETS"]
+    }
+    assert {name: len(of_preset) for name, of_preset in cells.items()} == {
+        "table": 6, "paper": 6, "optimizers": 8, "attention": 8, "norms": 4, "blocks": 5,
+        "tasks": 13, "adam": 4, "grid": 96,
+    }  # fmt: skip
+    assert {cell.optimizer for cell in cells["grid"]} == set(optimizers.NAMES)
+    paper = studies.resolve(config["get_config"]("preset=paper"))
+    assert paper.train.official_evaluation and paper.train.evaluation_batch == 512
+    for name in ("optimizers", "grid"):
+        settings = studies.resolve(config["get_config"](f"preset={name},seeds=2"))
+        rates = {run.learning_rate for run in S.list_runs(settings, cells[name][0])}
+        np.testing.assert_allclose(sorted(rates), [3e-5, 9e-5, 3e-4, 9e-4, 3e-3])

@@ -4,6 +4,9 @@ import dataclasses
 import io
 import json
 import pathlib
+import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +20,22 @@ from crate_jax.config import ConfigError, MeshConfig
 from crate_jax.convert import files, huggingface
 from crate_jax.convert.huggingface import Checkpoint
 from crate_jax.convert.safetensors_map import SINGLE
-from crate_jax.models.decoder import Architecture, Interventions
+from crate_jax.models.decoder import Architecture
+from crate_jax.models.decoder_interventions import Interventions
 from crate_jax.sharding import mesh as meshes
 from crate_jax.sharding.place import batch_sharding
-from crate_jax.studies.llm_report import Settings, checkpoints, layers, memory, passes, planted, run
+from crate_jax.studies.llm_report import (
+    Settings,
+    checkpoints,
+    layers,
+    memory,
+    output,
+    parts,
+    passes,
+    planted,
+    run,
+    summary,
+)
 from crate_jax.studies.llm_report.passes import Variant
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "convert" / "golden"
@@ -55,11 +70,9 @@ def test_statistics_are_those_of_the_reference(name, devices):
     np.testing.assert_allclose(found["sink_logit"], np.mean(logits, axis=0), atol=1e-5)
 
     mass = np.stack([A[..., k:, k].sum(-1) / (T - k) for k in range(T)], axis=-1)
-    np.testing.assert_allclose(
-        found["column_mass"], mass.transpose(0, 1, 2, 3), rtol=2e-5
-    )  # a text is a domain here
+    np.testing.assert_allclose(found["column_mass"], mass, rtol=2e-5)  # a text is a domain here
     half = mass[..., : T // 2]
-    np.testing.assert_array_equal(found["top_position"][..., 0], half.argmax(-1))
+    np.testing.assert_array_equal(found["top_position"], np.argsort(-half)[..., :2])
     np.testing.assert_allclose(found["top_mass"], -np.sort(-half)[..., :2], rtol=2e-5)
 
     norms = np.linalg.norm(golden["hidden"], axis=-1)
@@ -86,12 +99,12 @@ def test_value_norms_with_shared_values():
         for h in range(4):
             value = v[:, :, h // 2]
             through = value @ Wo[:, 8 * h : 8 * (h + 1)].T
-            for key, one in (("value_ratio", through), ("raw_value_ratio", value)):
+            for key, one in (("raw_value_ratio", value), ("value_ratio", through)):
                 norms = np.linalg.norm(one, axis=-1)
-                wanted = norms[:, 0] / norms[:, 1:].mean(-1)
-                np.testing.assert_allclose(found[key][l, :, h], wanted, rtol=1e-5)
-            first = np.linalg.norm(through[:, 0], axis=-1)
+                first, others = norms[:, 0], norms[:, 1:].mean(-1)
+                np.testing.assert_allclose(found[key][l, :, h], first / others, rtol=1e-5)
             np.testing.assert_allclose(found["value_first"][l, :, h], first, rtol=1e-5)
+            np.testing.assert_allclose(found["value_others"][l, :, h], others, rtol=1e-5)
 
 
 def test_legacy_sink_logits_take_the_future_in():
@@ -110,18 +123,31 @@ def test_legacy_sink_logits_take_the_future_in():
         np.testing.assert_allclose(found["sink_logit"][l], wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_losses_of_changed_networks_are_those_of_the_reference(devices):
-    golden = np.load(GOLDEN / "llama3" / "expected.npz")
+@pytest.mark.parametrize("name, devices", [("gpt2_scaled", 1), ("llama3", 8)])
+def test_changed_networks_are_those_of_the_reference(name, devices):
+    """The first checkpoint's scores depend on the number of the layer."""
+    golden = np.load(GOLDEN / name / "expected.npz")
     texts = passes.Texts(golden["tokens"], np.array([0, 1]), devices)
     variants = [Variant(l, "zero_head", h) for l in (1, 0) for h in range(4)]
     variants += [Variant(l, kind) for kind in ("no_attention", "no_mlp") for l in (0, 1)]
-    losses = passes.change(
-        Checkpoint(GOLDEN / "llama3"), texts, variants, at_once=3, dtype=np.dtype(np.float32),
-        mesh=make_mesh(devices),
+    found = passes.change(
+        Checkpoint(GOLDEN / name), texts, variants, at_once=3, watched=0, gate=None,
+        dtype=np.dtype(np.float32), mesh=make_mesh(devices),
     )  # fmt: skip
     wanted = [*golden["no_head"][1], *golden["no_head"][0], *golden["no_attention"]]
-    np.testing.assert_allclose(losses, [*wanted, *golden["no_mlp"]], rtol=1e-5)
+    np.testing.assert_allclose(found["loss"], [*wanted, *golden["no_mlp"]], rtol=1e-5)
+
+    later = np.array([variant.layer == 1 for variant in variants])
+    np.testing.assert_array_equal(np.isnan(found["residual_first"]).all(axis=1), later)
+    module, variables = huggingface.load(GOLDEN / name)
+    none = Interventions.none(2, 4)
+    without = none._replace(attention_gain=none.attention_gain.at[0].set(0.0))
+    _, seen = module.apply(variables, golden["tokens"], without, ("residual",))
+    norms = np.linalg.norm(seen["residual"][0, :, 0], axis=-1)
+    at = variants.index(Variant(0, "no_attention"))
+    np.testing.assert_allclose(found["residual_first"][at], norms, rtol=1e-5)
+    own = np.linalg.norm(golden["hidden"][1, :, 0], axis=-1)
+    assert np.abs(norms / own - 1).min() > 1e-3
 
 
 def test_each_function_compiles_once_for_all_layers_and_revisions():
@@ -138,7 +164,7 @@ def test_each_function_compiles_once_for_all_layers_and_revisions():
         measure("smollm", mesh, 8)
         passes.change(
             Checkpoint(GOLDEN / "smollm"), texts, [Variant(l, "no_mlp") for l in (0, 1, 1)],
-            at_once=2, dtype=np.dtype(np.float32), mesh=mesh,
+            at_once=2, watched=0, gate=None, dtype=np.dtype(np.float32), mesh=mesh,
         )  # fmt: skip
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
@@ -153,7 +179,7 @@ def smoke(tmp_path_factory):
     raw = studies.default("llm_report")
     raw.update(
         checkpoint="planted", tokens="random", revisions="planted", texts=8, length=32,
-        max_heads=6, variants=4,
+        max_heads=6, variants=4, gate_row=0.3, gate_column=0.9,
     )  # fmt: skip
     console = Console(file=io.StringIO(), width=120)
     assert studies.run(studies.resolve(raw), workdir, console) == 0
@@ -201,13 +227,42 @@ def test_moving_what_is_there_already_changes_nothing(smoke):
         assert max(map(abs, change[l, 1].values())) < 1e-4
 
 
-def test_curves_over_revisions(smoke):
+def test_the_peak_goes_with_the_mlp_that_makes_it(smoke):
+    """The first token's residual after the watched layer, in the network and in changed ones."""
     _, result, _ = smoke
+    layer = result["watched_layer"]
+    own = result["residual"]["lower"]["residual_first"][layer + 1]
+    first = {
+        (one["kind"], one["layer"]): one["residual_first"]["lower"]
+        for one in result["interventions"]
+        if one["head"] is None
+    }
+    assert first["no_mlp", planted.FIRST_LAYER] < 0.3 * own
+    assert first["no_mlp", 0] > 0.8 * own
+
+
+def test_all_sink_heads_at_once(smoke):
+    """Heads that are no sinks on a text keep what they attend to; those that are, lose it."""
+    _, result, _ = smoke
+    gated = {one["kind"]: one for one in result["interventions"] if one["layer"] is None}
+    assert set(gated) == {"zero_sinks", "sinks_to_first"}
+    moved, zeroed = (gated[kind]["loss_change"] for kind in ("sinks_to_first", "zero_sinks"))
+    for domain in ("lower", "upper"):
+        assert 1e-5 < abs(zeroed[domain]) and abs(moved[domain]) < 0.2 * abs(zeroed[domain])
+
+
+def test_curves_over_revisions(smoke):
+    workdir, result, _ = smoke
     dynamics = result["dynamics"]
     assert dynamics["step"] == [0, 250, 500, 750, 1000]
     assert (np.diff([logits[1] for logits in dynamics["sink_logit"]]) > 0).all()
     assert (np.diff(dynamics["residual_first"]) > 0).all()
     assert (np.diff(np.mean(dynamics["value_ratio"], axis=1)) < 0).all()
+    arrays = np.load(workdir / "statistics.npz")
+    every = arrays["revisions_sink_score"]
+    assert every.shape == (5, 2, 4, 4)
+    np.testing.assert_allclose(dynamics["sink_score"], every[:, :, 3].mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(every[-1, 0], result["heads"]["lower"]["sink_score"], rtol=1e-6)
 
 
 def test_what_is_left_behind(smoke):
@@ -223,13 +278,80 @@ def test_what_is_left_behind(smoke):
     assert "memory about" in printed and "dormant heads" in printed
 
 
-def test_one_domain_one_batch_and_nothing_removed(tmp_path):
-    tokens = tmp_path / "x.npy"
+def smallest(folder, **changes):
+    """Settings of a report on a golden checkpoint that removes nothing."""
+    tokens = folder / "x.npy"
     np.save(tokens, np.load(GOLDEN / "olmo" / "expected.npz")["tokens"])
-    settings = Settings(
-        checkpoint=str(GOLDEN / "olmo"), tokens=str(tokens), length=10, heads="none",
-        sublayers="none", dtype="bfloat16",
-    )  # fmt: skip
+    given = {
+        "checkpoint": str(GOLDEN / "olmo"), "tokens": str(tokens), "length": 10, "heads": "none",
+        "sublayers": "none",
+    } | changes  # fmt: skip
+    return Settings(**given)
+
+
+def test_a_report_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    measured, true_measure = [], passes.measure
+
+    def measure(checkpoint, *args, **options):
+        measured.append(checkpoint.directory.name)
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        return true_measure(checkpoint, *args, **options)
+
+    monkeypatch.setattr(passes, "measure", measure)
+    monkeypatch.setattr(output, "_draw", lambda *args: [])
+    for step, shift in ((1, 0), (2, 1), (3, 2)):
+        revision = tmp_path / f"step{step}"
+        arrays = files.read(GOLDEN / "olmo" / SINGLE)
+        name = "model.layers.0.mlp.up_proj.weight"
+        files.write(revision / SINGLE, arrays | {name: np.roll(arrays[name], shift)})
+        (revision / "config.json").write_text((GOLDEN / "olmo" / "config.json").read_text())
+    settings = smallest(tmp_path, revisions=str(tmp_path), checkpoint=str(tmp_path / "step3"))
+    workdir = tmp_path / "work"
+    workdir.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, workdir, Console(file=io.StringIO()))
+    console = Console(file=io.StringIO(), width=100)
+    assert run(settings, workdir, console) == 0
+    assert measured == ["step3", "step1", "step2", "step2", "step3"]
+    assert "statistics (was done)" in console.file.getvalue()
+    result = (workdir / "results.json").read_text()
+    assert len(set(json.loads(result)["dynamics"]["loss"])) == 3
+    (workdir / "report.html").unlink()
+    assert run(settings, workdir, Console(file=io.StringIO())) == 0
+    assert len(measured) == 5 and (workdir / "report.html").is_file()
+    assert (workdir / "results.json").read_text() == result
+
+    other = tmp_path / "step2"  # weights under an old name are another checkpoint
+    files.write(other / SINGLE, arrays | {name: np.roll(arrays[name], 3)})
+    part = next((workdir / "parts").glob("statistics.npz"))
+    part.write_bytes(part.read_bytes()[:100])  # and a damaged part is none
+    assert run(settings, workdir, Console(file=io.StringIO())) == 0
+    assert measured[5:] == ["step3", "step2"]
+
+
+def test_what_is_no_number_is_null(tmp_path, monkeypatch):
+    """A row of zeros, as paddings have, has no kurtosis; JSON has no nan."""
+    monkeypatch.setattr(output, "_draw", lambda *args: [])
+    arrays = files.read(GOLDEN / "olmo" / SINGLE)
+    tokens = np.load(GOLDEN / "olmo" / "expected.npz")["tokens"]
+    table = arrays["model.embed_tokens.weight"].copy()
+    table[tokens[0, 3]] = 0
+    files.write(tmp_path / "m" / SINGLE, arrays | {"model.embed_tokens.weight": table})
+    (tmp_path / "m" / "config.json").write_text((GOLDEN / "olmo" / "config.json").read_text())
+    settings = smallest(tmp_path, checkpoint=str(tmp_path / "m"))
+    assert run(settings, tmp_path, Console(file=io.StringIO())) == 0
+
+    def refuse(word):
+        raise AssertionError(f"{word} in the JSON")
+
+    result = json.loads((tmp_path / "results.json").read_text(), parse_constant=refuse)
+    kurtosis = result["residual"]["x"]["kurtosis"]
+    assert kurtosis[0] is None and kurtosis[1] > 1
+
+
+def test_one_domain_one_batch_and_nothing_removed(tmp_path):
+    settings = smallest(tmp_path, dtype="bfloat16")
     assert run(settings, tmp_path, Console(file=io.StringIO())) == 0
     result = json.loads((tmp_path / "results.json").read_text())
     golden = np.load(GOLDEN / "olmo" / "expected.npz")
@@ -250,6 +372,8 @@ def test_one_domain_one_batch_and_nothing_removed(tmp_path):
         ({"sublayers": "-1"}, "config.sublayers='-1': write all, none or layers"),
         ({"dynamics_layer": 4}, "config.dynamics_layer names layer 4"),
         ({"dtype": "float16"}, "config.dtype='float16'"),
+        ({"gate_row": 0.3}, "config.gate_row and config.gate_column go together"),
+        ({"gate_row": 1.3, "gate_column": 0.5}, "config.gate_row must be from 0 to 1"),
         ({"dormant": 1.5}, "config.dormant must lie between 0 and 1"),
         ({"batch_size": 3}, "config.batch_size gives batches of 3, which do not divide"),
         ({"memory_limit": 1e-4}, "the report takes about .* config.memory_limit allows 0.00 GiB"),
@@ -271,18 +395,105 @@ def test_mistakes_end_in_a_sentence(tmp_path, monkeypatch, changes, sentence):
         run(settings, tmp_path, Console(file=io.StringIO()))
 
 
+@pytest.mark.slow
+def test_the_command_ends_in_a_sentence_and_exits_with_2(tmp_path):
+    command = [sys.executable, "-m", "crate_jax.main"]
+    command += [
+        "--config",
+        "configs/extreme_tokens/llm_report.py",
+        "--workdir",
+        str(tmp_path / "w"),
+    ]
+    ids = tmp_path / "x.npy"
+    np.save(ids, np.full((4, 32), 37))
+    for checkpoint, sentence in (
+        (GOLDEN / "llama2", "text 0 has the id 37 at position 0"),
+        (tmp_path, "config.json; a checkpoint is a directory"),
+    ):
+        given = [
+            f"--config.checkpoint={checkpoint}",
+            f"--config.tokens={ids}",
+            "--config.length=32",
+        ]
+        ended = subprocess.run(
+            command + given, capture_output=True, text=True, cwd=GOLDEN.parents[2], timeout=120
+        )
+        shutil.rmtree(tmp_path / "w", ignore_errors=True)
+        assert ended.returncode == 2
+        assert sentence in ended.stderr and "Traceback" not in ended.stderr
+
+
 def test_revisions_in_order_of_their_steps(tmp_path):
     for name in ("step1000-tokens4B", "step200-tokens1B", "notes"):
         (tmp_path / name).mkdir()
         if name != "notes":
             (tmp_path / name / "config.json").write_text("{}")
-    found = checkpoints.find_revisions(str(tmp_path), tmp_path, 0)
+    found = checkpoints.find_revisions(str(tmp_path), tmp_path)
     assert [step for step, _ in found] == [200, 1000]
     assert [path.name for _, path in found] == ["step200-tokens1B", "step1000-tokens4B"]
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-    listed = checkpoints.find_revisions(f"{tmp_path / 'b'},{tmp_path / 'a'}", tmp_path, 0)
+    listed = checkpoints.find_revisions(f"{tmp_path / 'b'},{tmp_path / 'a'}", tmp_path)
     assert [(step, path.name) for step, path in listed] == [(0, "b"), (1, "a")]
+
+
+@pytest.mark.parametrize(
+    "names, steps",
+    [
+        (("OLMo-7B-0424-step1000", "OLMo-7B-0424-step500"), (1000, 500)),
+        (("stage1-step_20-tokens1B", "stage2-step_10-tokens2B"), (20, 10)),
+        (("checkpoint-30", "checkpoint-4"), (30, 4)),
+        (("a1b2c3", "9f00d1"), (1, 0)),  # no numbers: as a directory lists them
+        (("model-7b-v2", "model-7b-v2-final"), (0, 1)),
+        (("step1000", "final"), (1, 0)),
+    ],
+)
+def test_steps_in_names(tmp_path, names, steps):
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    found = {path.name: step for step, path in checkpoints.find_revisions(str(tmp_path), tmp_path)}
+    assert found == dict(zip(names, steps, strict=True))
+
+
+def test_sinks_are_listed_by_place_or_by_id():
+    """Two texts of one domain, one head: the first token, and an id that comes at any place."""
+    tokens = np.array([[5, 7, 3, 9], [6, 3, 8, 9]])
+    found = {
+        "top_position": np.array([[[[0, 2]], [[1, 0]]]]),
+        "top_mass": np.array([[[[0.9, 0.4]], [[0.6, 0.2]]]]),
+    }
+    (sinks,) = summary.list_sinks(found, tokens, np.array([0, 0]))
+    assert sinks == [
+        {"position": None, "id": 3, "share": 1.0},
+        {"position": 0, "id": None, "share": 0.5},
+    ]
+
+
+def test_heads_that_are_chosen():
+    score_DLH = np.array([[[0.9, 0.1], [0.6, 0.8]], [[0.9, 0.7], [0.6, 0.7]]])
+    settings = {"sublayers": "none", "max_heads": 2}
+    for heads, wanted in (
+        ("sink", [(0, 0), (1, 1)]),
+        ("difference", [(0, 1), (1, 1)]),
+        ("all", [(0, 1), (1, 1), (0, 0), (1, 0)]),
+        ("L1H0", [(1, 0)]),
+        ("none", []),
+    ):
+        chosen = summary.choose_variants(Settings(heads=heads, **settings), score_DLH)
+        assert [(v.layer, v.head) for v in chosen if v.kind == "to_first"] == wanted
+        count = summary.count_variants(Settings(heads=heads, **settings), 2, 2)
+        assert len(chosen) == count == 2 * len(wanted)
+
+
+def test_processes_that_see_other_files(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    gather = parts.multihost_utils
+    monkeypatch.setattr(gather, "process_allgather", lambda mine: np.stack([mine, mine]))
+    parts.check_alike(["a", "b"])
+    monkeypatch.setattr(gather, "process_allgather", lambda mine: np.stack([mine, mine + 1]))
+    with pytest.raises(ConfigError, match="the processes do not see the same config.checkpoint"):
+        parts.check_alike(["a", "b"])
 
 
 MIDDLE = Architecture("llama", 4096, 256, 2, 8, 4, 32, 688, 512)
@@ -294,7 +505,7 @@ def test_the_estimate_bounds_what_the_compiler_says(devices, dtype):
     mesh = make_mesh(devices)
     need = memory.estimate(
         MIDDLE, texts=B, length=T, batch_size=B, variants_at_once=W, variants=W, dtype=dtype,
-        devices=devices,
+        devices=devices, gated=True,
     )  # fmt: skip
 
     def array(shape, sharding, kind=dtype):
@@ -308,11 +519,11 @@ def test_the_estimate_bounds_what_the_compiler_says(devices, dtype):
     options = {"arch": MIDDLE, "mesh": mesh}
     x_BTC = array((B, T, MIDDLE.width), batch_sharding(mesh))
     x_WBTC = array((W, B, T, MIDDLE.width), layers._variants_sharding(mesh))
-    gains = [array(s, None, "float32") for s in ((W, 8), (W, 8), (W,), (W,))]
-    layer = tensors(huggingface.leaves(MIDDLE)[0])
+    gains = [array(s, None, "float32") for s in ((W, 8), (W, 8), (W,), (W,), (W, 8), (W, 8))]
+    layer, number = tensors(huggingface.leaves(MIDDLE)[0]), np.int32(0)
     lowered = {
-        "measure": layers.measure.lower(layer, x_BTC, legacy=False, **options),
-        "change": layers.change.lower(layer, x_WBTC, Interventions(*gains), **options),
+        "measure": layers.measure.lower(layer, x_BTC, number, legacy=False, **options),
+        "change": layers.change.lower(layer, x_WBTC, number, Interventions(*gains), **options),
         "loss": layers.measure_loss.lower(
             tensors(layers._head_leaves(MIDDLE)), x_BTC, array((B, T), None, jnp.int32), **options
         ),

@@ -12,7 +12,7 @@ from rich.console import Console
 from crate_jax.config import ConfigError
 from crate_jax.ops import sink_dynamics as sinks
 from crate_jax.studies import theory
-from crate_jax.studies.theory.claims import Claim, verdict_table
+from crate_jax.studies.claims import Claim, verdict_table
 from crate_jax.studies.theory.laws import make_ensemble
 from crate_jax.studies.theory.softmax import check_drain, check_growth, check_joint
 
@@ -84,9 +84,13 @@ def test_a_bigram_law_loses_its_triggers_and_special_tokens():
         ({"simple": theory.SimpleSettings(length=2)}, "config.simple.length must be at least 4"),
         (
             {"simple": theory.SimpleSettings(law="texd:x")},
-            "config.simple.law='texd:x'; did you mean",
+            "config.simple.law='texd:x' is none; did you mean",
         ),
+        ({"simple": theory.SimpleSettings(triggers=70)}, "70 triggers leave no token"),
         ({"source": "dirichlett"}, "did you mean 'dirichlet'"),
+        ({"source": "dirichlet:3"}, "write dirichlet alone"),
+        ({"source": "npz:"}, "config.source='npz:' names no data"),
+        ({"source": "synthetic", "triggers": 64}, "fewer config.triggers"),
     ],
 )
 def test_what_cannot_be_is_a_sentence(changes, words):
@@ -98,5 +102,5 @@ def test_a_claim_that_is_nan_does_not_hold():
     claim = Claim("growth", "a", "x -> [y]", float("nan"), 1.0)
     assert not claim.holds and claim.record()["holds"] is False
     console = Console(file=io.StringIO(), width=100)
-    console.print(verdict_table([claim]))
+    console.print(verdict_table([claim], "Theory"))
     assert "x -> [y]" in console.file.getvalue() and "no" in console.file.getvalue()

@@ -12,7 +12,7 @@ from crate_jax.interpret import layers
 from crate_jax.layers.stack import unstack_layers
 from crate_jax.sharding import place
 from crate_jax.sharding.mesh import create_mesh
-from crate_jax.systems import classify
+from crate_jax.systems import base, classify
 from crate_jax.systems.classify import Classify
 from crate_jax.train import loop
 
@@ -48,7 +48,7 @@ def _fresh(system, seed=0):
     )
     zero = jnp.zeros((), jnp.int32)
     ema = jax.tree.map(jnp.copy, params) if system.config.train.ema_decay else None
-    return classify.State(zero, zero, zero, params, system.tx.init(params), ema)
+    return base.State(zero, zero, zero, params, system.tx.init(params), ema)
 
 
 def _log_softmax(logits):

@@ -488,6 +488,14 @@ def test_damaged_parameters_are_told_with_their_place(tmp_path):
         checkpoint.restore_params(tmp_path)
 
 
+def test_a_checkpoint_that_its_run_removes_while_it_is_read_is_not_damaged(tmp_path):
+    _fill(tmp_path, [1])
+    path = checkpoint.choose(tmp_path)
+    shutil.rmtree(path)
+    with pytest.raises(CheckpointError, match="checkpoints/1 went while it was read.*keep_last"):
+        reading.read_params(path)
+
+
 def test_another_model_is_no_damage(tmp_path):
     _saved(tmp_path)
     other = _like(_system("adamw", {"width": 32}))

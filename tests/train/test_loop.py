@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import shutil
 import signal
 
 import jax
@@ -155,7 +156,12 @@ def test_a_diverged_run_stops_and_names_its_batches(bearable, tmp_path):
     with pytest.raises(NonFiniteError, match=f"{bearable} steps in a row.*learning_rate"):
         _train(config, tmp_path, seen=seen)
     rows = json.loads((tmp_path / "nonfinite.json").read_text())
-    assert len(rows) == bearable
+    saved = int(checkpoint.choose(tmp_path).name)
+    # The last may have been under way when the run was stopped.
+    assert [row["step"] for row in rows] == list(range(rows[0]["step"], saved + 1))
+    assert len(rows) in (bearable, bearable + 1)
+    logged = [json.loads(line)["step"] for line in _lines(tmp_path)]
+    assert logged == list(range(1, saved + 1))
     assert all(row["records"] == seen[row["step"] - 1] for row in rows)
     params, _ = checkpoint.restore_params(tmp_path)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
@@ -195,6 +201,22 @@ def test_a_training_split_of_another_size_is_refused_on_resume(whole):
             made.system, _config(), workdir=whole[0], mesh=made.mesh, total_steps=20,
             meta=made.meta(), data=run.batches(_config(), made.mesh),
         )  # fmt: skip
+
+
+def test_the_checkpoints_of_another_run_are_refused_where_its_config_has_gone(whole, tmp_path):
+    """Copied beside the config of this one, or left without any."""
+    other = _config(optimizer__learning_rate=0.5)
+    shutil.copytree(whole[0] / "checkpoints", tmp_path / "checkpoints")
+    with pytest.raises(configs.ConfigError, match="another config:\n.*learning_rate: .* -> 0.5\n"):
+        workdir.claim(tmp_path, other)
+    made = run.prepare(other)
+    with pytest.raises(configs.ConfigError, match="checkpoints/12 .*\n.*learning_rate: .* -> 0.5"):
+        loop.run(
+            made.system, other, workdir=tmp_path, mesh=made.mesh, total_steps=STEPS,
+            meta=made.meta(), data=run.batches(other, made.mesh),
+        )  # fmt: skip
+    assert not (tmp_path / "config.json").exists() and not (tmp_path / "metrics.jsonl").exists()
+    workdir.claim(tmp_path, _config())
 
 
 def test_a_misspelt_score_is_found_at_once():

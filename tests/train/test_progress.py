@@ -100,6 +100,15 @@ def test_step_time_wait_and_mfu_are_of_the_steps_since_the_last_timing(clock):
     assert progress.timing(15)["timing/step_seconds"] == 4  # no step since: what was known
 
 
+def test_a_wait_behind_which_the_devices_work_is_none(clock):
+    progress = Progress(0, 100, batch_size=4, clock=clock)
+    for busy, seconds in ((True, 5), (False, 2)):
+        with progress.waiting(lambda busy=busy: busy):
+            clock.now += seconds
+    clock.now += 13
+    assert progress.timing(2)["timing/data_wait_share"] == 2 / 20
+
+
 def test_without_a_peak_there_is_no_mfu(clock):
     progress = Progress(0, 100, batch_size=4, step_flops=3e12, clock=clock)
     clock.now += 50

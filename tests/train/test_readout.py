@@ -1,6 +1,7 @@
 """Metrics are read one step late, logged when due, and watched over."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -67,6 +68,27 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_and_name_their_records(tmp_pat
         (2, [4, 5]), (3, [6, 7]), (4, [8, 9]),
     ]  # fmt: skip
     assert [row["loss"] for row in rows] == ["nan"] * 3
+
+
+def test_the_step_under_way_when_a_run_stops_is_logged_and_named_too(tmp_path, writer):
+    readout, _ = _readout(tmp_path, writer, max_bad_steps=2, log_every=1)
+    _push(readout, 1)
+    for bad, step in enumerate((2, 3), start=1):
+        _push(readout, step, bad, loss=np.nan)
+    with pytest.raises(NonFiniteError, match="^2 steps in a row, up to step 3"):
+        _push(readout, 4, bad=3, loss=np.nan)
+    readout.flush()
+    assert [row["step"] for row in _logged(tmp_path)] == [1, 2, 3, 4]
+    assert [row["step"] for row in json.loads((tmp_path / NONFINITE).read_text())] == [2, 3, 4]
+
+
+def test_what_the_devices_are_at_is_known_without_waiting(tmp_path, writer):
+    readout, _ = _readout(tmp_path, writer)
+    assert not readout.under_way()
+    metric = types.SimpleNamespace(is_ready=lambda: ready)
+    readout.push(1, {"loss": metric}, {})
+    for ready in (False, True):
+        assert readout.under_way() != ready
 
 
 def test_fewer_in_a_row_are_borne(tmp_path, writer):

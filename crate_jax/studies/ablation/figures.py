@@ -5,6 +5,7 @@ that is linear up to the first point after 0.
 """
 
 import pathlib
+import warnings
 from collections.abc import Mapping
 
 import matplotlib
@@ -49,7 +50,7 @@ def dynamics(
     own = arrays["bigram_risk_exact"] - arrays["bigram_excess_exact"]
     level = guess - float(np.nanmean(own))
     risks.axhline(level, color="grey", linestyle=":", label="guessing, bigram")
-    risks.set(yscale="log", ylabel="excess risk (nats)")
+    risks.set_ylabel("excess risk (nats)")
     for l in range(cell.depth):
         color = f"C{l}"
         if l in cell.attentive:
@@ -58,7 +59,7 @@ def dynamics(
                 _band(attention, steps, arrays["attention_bos"][:, runs, l, h], name, color)
                 _band(logits, steps, arrays["sink_logit"][:, runs, l, h], name, color)
                 low, high = (
-                    np.nanmedian(arrays[f"sink_logit_{end}"][:, runs, l, h], axis=1)
+                    _quantiles(arrays[f"sink_logit_{end}"][:, runs, l, h], 0.5, axis=1)
                     for end in ("low", "high")
                 )
                 for edge in (low, high):
@@ -79,9 +80,11 @@ def dynamics(
     attention.set(ylabel=f"attention to {BOS}", ylim=(0, 1.05))
     attention.axhline(SINK, color="grey", linestyle=":")
     logits.set(ylabel=f"sink logit of {BOS}, nats (dotted: 10, 90 % of v)")
-    values.set(ylabel="value norm, through $W_O$", yscale="log")
-    residuals.set(ylabel="residual norm after the layer", yscale="log")
-    motion.set(ylabel="norm over all parameters", yscale="log")
+    values.set_ylabel("value norm, through $W_O$")
+    residuals.set_ylabel("residual norm after the layer")
+    motion.set_ylabel("norm over all parameters")
+    for axes in (risks, values, residuals, motion):
+        _logarithmic(axes)
     for axes in figure.axes:
         _time(axes, steps)
         axes.legend(fontsize=7)
@@ -121,7 +124,8 @@ def token_norms(
         if l in cell.attentive:
             for h in range(result["portrait/value_norm"].shape[2]):
                 norms = result["portrait/value_norm"][run, l, h]
-                rows.append((f"value norm\nlayer {l}" + f" head {h}" * (h > 0), norms))
+                head = f" head {h}" * (result["portrait/value_norm"].shape[2] > 1)
+                rows.append((f"value norm\nlayer {l}{head}", norms))
         rows.append((f"residual norm\nlayer {l}", result["portrait/residual_norm"][run, l]))
     figure = make_figure(max(7, 0.17 * n), 1.7 * len(rows))
     grid = np.ravel(figure.subplots(len(rows), 1, sharex=True))
@@ -155,8 +159,8 @@ def interventions(
     ):
         if "risk" in label:
             values = np.maximum(values, FLOOR)
-            axes.set_xscale("log")
-        middle, low, high = np.nanquantile(values, (0.5, *BAND), axis=0)
+            axes.set_xscale("log" if np.isfinite(values).any() else "linear")
+        middle, low, high = _quantiles(values, (0.5, *BAND), axis=0)
         where = np.arange(len(names))
         color = ["C3" if name == "none" else "C0" for name in names]
         axes.barh(where, middle, color=color, left=FLOOR if "risk" in label else 0)
@@ -188,13 +192,15 @@ def parameters(
         style = {"color": matplotlib.colormaps["tab20"](i % 20), "label": group}
         for axes, key in zip(panels, ("leaf_gradient", "leaf_update"), strict=False):
             norm = np.linalg.norm(result[key][1:, runs][..., leaves], axis=-1)
-            axes.plot(steps, np.maximum(np.nanmedian(norm, axis=1), 1e-12), **style)
+            axes.plot(steps, np.maximum(_quantiles(norm, 0.5, axis=1), 1e-12), **style)
         growth = result["leaf_growth"][1:, runs, -1][..., leaves].sum(axis=-1)
-        growth = _running_mean(np.nanmedian(growth, axis=1))
-        largest = max(largest, float(np.nanmax(np.abs(growth), initial=0)))
+        growth = _running_mean(_quantiles(growth, 0.5, axis=1))
+        largest = float(np.abs(growth[np.isfinite(growth)]).max(initial=largest))
         panels[2].plot(steps, growth, **style)
-    panels[0].set(ylabel="gradient norm", yscale="log")
-    panels[1].set(ylabel="update norm", yscale="log")
+    panels[0].set_ylabel("gradient norm")
+    panels[1].set_ylabel("update norm")
+    for axes in panels[:2]:
+        _logarithmic(axes)
     panels[2].set_ylabel(r"$\langle\partial||Res_{<s>}||/\partial\theta,\ \Delta\theta\rangle$")
     panels[2].set_yscale("symlog", linthresh=largest / 100)
     for axes in panels:
@@ -219,7 +225,7 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
 def comparison(
     cells: Mapping[str, tuple[Mapping[str, np.ndarray], np.ndarray]], path: pathlib.Path
 ) -> None:
-    """All cells over time: attention to ``<s>``, value ratio, residual ratio.
+    """Several cells over time: attention to ``<s>``, value ratio, residual ratio.
 
     Args:
       cells: by name, the series and the indices of the runs to show.
@@ -250,8 +256,8 @@ def comparison(
         axes.set_ylabel(label)
         _time(axes, np.concatenate([arrays[STEPS] for arrays, _ in cells.values()]))
     panels[0].set_ylim(0, 1.05)
-    panels[1].set_yscale("log")
-    panels[2].set_yscale("log")
+    for axes in panels[1:]:
+        _logarithmic(axes)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8)
     _save(figure, path, "")
@@ -259,16 +265,31 @@ def comparison(
 
 def _band(axes: Axes, steps, values, label, color=None, linestyle="-") -> None:
     """``values`` ``(P, R)`` as a line and a band."""
-    middle, low, high = np.nanquantile(values, (0.5, *BAND), axis=1)
+    middle, low, high = _quantiles(values, (0.5, *BAND), axis=1)
     (line,) = axes.plot(steps, middle, label=label, color=color, linestyle=linestyle)
     axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+
+
+def _quantiles(values: np.ndarray, q, axis: int) -> np.ndarray:
+    """Over the runs that are finite; nan where none is."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        return np.nanquantile(np.where(np.isfinite(values), values, np.nan), q, axis=axis)
+
+
+def _logarithmic(axes: Axes) -> None:
+    """A logarithmic axis, where there is something to show on it: diverged runs leave nothing."""
+    if any((np.asarray(line.get_ydata(), float) > 0).any() for line in axes.lines):
+        axes.set_yscale("log")
 
 
 def _time(axes: Axes, steps: np.ndarray) -> None:
     later = steps[steps > 0]
     first = float(later.min()) if later.size else 1.0
     axes.set_xscale("symlog", linthresh=first, linscale=0.3)
-    axes.set(xlabel="updates", xlim=(float(steps.min()), float(steps.max())))
+    axes.set_xlabel("updates")
+    if steps.max() > steps.min():
+        axes.set_xlim(float(steps.min()), float(steps.max()))
     axes.grid(alpha=0.3)
 
 

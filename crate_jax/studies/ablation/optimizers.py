@@ -5,6 +5,7 @@ momentum and L2): a constant rate, no clip, and decay on all parameters, embeddi
 """
 
 import dataclasses
+import math
 
 import jax
 import optax
@@ -25,6 +26,10 @@ NAMES = {
     "muon": ("muon", {"b2": 0.99}),
 }
 """By the sweep's name: the name in ``optim.OPTIMIZERS``, and what differs from its defaults."""
+
+
+_FRACTIONS = ("b1", "b2", "decay", "momentum")
+"""Hyperparameters that say how much of the past is kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +58,7 @@ def parse(text: str) -> tuple[str, dict]:
     """``adamw:b2=0.999:eps=1e-6`` as the optimizer's name in ``optim`` and its hyperparameters.
 
     Raises:
-      ConfigError: on an unknown optimizer or hyperparameter, or a value that is no number.
+      ConfigError: on an unknown optimizer or hyperparameter, or a value that it cannot have.
     """
     name, *changes = text.split(":")
     if name not in NAMES:
@@ -67,10 +72,16 @@ def parse(text: str) -> tuple[str, dict]:
             raise ConfigError(
                 f"optimizer {text!r}: {name} has no hyperparameter {key!r}{nearest(key, takes)}"
             )
+        whole = "int" in str(fields[key])
         try:
-            given[key] = int(value) if "int" in str(fields[key]) else float(value)
+            given[key] = int(value) if whole else float(value)
         except ValueError:
-            raise ConfigError(f"optimizer {text!r}: {key}={value!r} is no number.") from None
+            kind = "whole number" if whole else "number"
+            raise ConfigError(f"optimizer {text!r}: {key}={value!r} is no {kind}.") from None
+        below = 1 if key in _FRACTIONS else math.inf
+        if not whole <= given[key] < below:
+            wants = f"from {int(whole)}" + ("" if below == math.inf else " to below 1")
+            raise ConfigError(f"optimizer {text!r}: {key} must be {wants}; got {value}.")
     return ours, optim.hyperparameters(OptimizerConfig(ours, **given))
 
 

@@ -7,14 +7,13 @@ model's portrait and interventions, and its being there says that the cell is do
 
 import json
 import math
-import os
 import pathlib
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from crate_jax.studies.ablation.settings import Cell, Run
+from crate_jax.train import whole
 
 SERIES, RESULT = "series.npz", "result.npz"
 STEPS = "steps"
@@ -49,36 +48,16 @@ class Series:
         return self._points[-1]
 
     def save(self, path: pathlib.Path) -> None:
-        write_npz(path, self.arrays())
+        whole.write_npz(path, self.arrays())
 
     @classmethod
     def load(cls, path: pathlib.Path, until: int) -> "Series":
-        """What a file has of the points up to a step."""
-        series, saved = cls(), read_npz(path)
+        """What a file has of the points up to a step; nothing where it is missing or damaged."""
+        series, saved = cls(), whole.read_npz(path) or {STEPS: ()}
         for i, step in enumerate(saved.pop(STEPS)):
             if step <= until:
                 series.append(int(step), {name: value[i] for name, value in saved.items()})
         return series
-
-
-def write_npz(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes an ``.npz``; an earlier one stays whole until the new one is."""
-    partial = path.with_suffix(".partial.npz")
-    np.savez_compressed(partial, **arrays)
-    os.replace(partial, path)
-
-
-def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-    with np.load(path) as file:
-        return dict(file)
-
-
-def read_result(path: pathlib.Path) -> dict[str, np.ndarray] | None:
-    """A finished cell's arrays; None where it is not finished, or its file is damaged."""
-    try:
-        return read_npz(path)
-    except (FileNotFoundError, zipfile.BadZipFile, EOFError, ValueError):
-        return None
 
 
 def of_series(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

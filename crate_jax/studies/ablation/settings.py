@@ -4,9 +4,13 @@ import dataclasses
 import itertools
 from collections.abc import Callable
 
-from crate_jax.config import ConfigError, beyond_digest, check_ranges, nearest
-from crate_jax.data import backcopy
-from crate_jax.models.backcopy import FROZEN, NORMS, POSITIONS
+import jax
+import jax.numpy as jnp
+
+from crate_jax.config import ConfigError, added, beyond_digest, check_ranges, nearest
+from crate_jax.data import backcopy, bigram
+from crate_jax.models import backcopy as transformer
+from crate_jax.models.backcopy import FROZEN, NORMS, POSITIONS, BackcopyTransformer
 from crate_jax.ops import attention_maps
 from crate_jax.studies.ablation import optimizers
 from crate_jax.studies.ablation.optimizers import LearningRates
@@ -39,7 +43,7 @@ class Cell:
     @property
     def blocks(self) -> tuple[str, ...]:
         """The kind of each layer."""
-        return ("TF",) * int(self.layers) if self.layers.isdigit() else (*self.layers.split("+"),)
+        return ("TF",) * int(self.layers) if self.layers.isdecimal() else (*self.layers.split("+"),)
 
     @property
     def depth(self) -> int:
@@ -77,7 +81,8 @@ class Sweep:
 
     Attributes:
       seeds: how many; seed s starts from the same weights and sees the same data in all its runs.
-      learning_rate_factors: on the learning rate of the optimizer.
+      learning_rate_factors: on the learning rate of the optimizer; of several, and of several
+        decays, those with the least loss speak for the cell.
       weight_decays: decoupled, or L2 for the optimizers of the SGD family.
       devices: along the mesh axis that the runs are split over; 0 takes as many of those that are
         here as divide the runs.
@@ -104,6 +109,8 @@ class Model:
     no_wv: bool = False
     no_wo: bool = False
     frozen: tuple[str, ...] = ()
+    no_attention_norm: tuple[int, ...] = added(())
+    no_mlp_norm: tuple[int, ...] = added(())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +146,8 @@ class Train:
       every, every_until, every_after: the metrics are taken every ``every`` updates up to
         ``every_until``, and every ``every_after`` beyond, at 0 and at the end.
       evaluation_batch: sequences of the fixed batch that they are taken on.
+      official_evaluation: take them on the sequences of the official notebooks, which have the
+        published numbers, with the law of tiny Shakespeare; of ``backcopy`` alone.
       checkpoint_seconds: at least so long between checkpoints of a cell under way.
     """
 
@@ -147,6 +156,7 @@ class Train:
     every_until: int = 10_000
     every_after: int = 200
     evaluation_batch: int = 512
+    official_evaluation: bool = added(False)
     checkpoint_seconds: float = beyond_digest(60.0)
 
 
@@ -238,6 +248,22 @@ def task_of(settings: Settings, cell: Cell) -> backcopy.Task:
     )
 
 
+def make_model(settings: Settings, cell: Cell, vocab: int) -> BackcopyTransformer:
+    """The transformer of a cell."""
+    switches = {
+        name: tuple(l for l, kind in enumerate(cell.blocks) if name in BLOCKS[kind])
+        for name in ("no_attention", "no_mlp", "linear_mlp")
+    }
+    model = settings.model
+    return BackcopyTransformer(
+        vocab=vocab, width=model.width, depth=cell.depth, heads=model.heads, hidden=model.hidden,
+        length=settings.data.length, norm=cell.norm, final_norm=model.final_norm,
+        attention=cell.attention, positions=model.positions, tie_output=model.tie_output,
+        no_wv=model.no_wv, no_wo=model.no_wo, no_attention_norm=model.no_attention_norm,
+        no_mlp_norm=model.no_mlp_norm, **switches,
+    )  # fmt: skip
+
+
 def _parse_cell(text: str, first: dict) -> Cell:
     values = dict(first)
     for item in filter(None, text.split(",")):
@@ -260,7 +286,7 @@ def _check_cell(cell: Cell) -> None:
         value = getattr(cell, axis)
         if value not in valid:
             raise ConfigError(f"config.grid.{axis}: {value!r} is none{nearest(value, valid)}")
-    if cell.layers.isdigit():
+    if cell.layers.isdecimal():
         if int(cell.layers) < 1:
             raise ConfigError("config.grid.layers must be at least 1.")
     else:
@@ -276,11 +302,14 @@ def _check_cell(cell: Cell) -> None:
 
 
 def check(settings: Settings) -> None:
-    """Raises a ConfigError about the first thing wrong, before any compile."""
+    """Raises a ConfigError about the first thing wrong, before any compile.
+
+    What depends on a law that has to be read is checked with it: see :func:`check_with_law`.
+    """
     positive: Callable = lambda x: x > 0  # noqa: E731
     ranges = (
         ("at least 1", lambda x: x >= 1, {
-            "sweep": ("seeds", "data_devices"), "model": ("width", "heads"),
+            "sweep": ("seeds", "data_devices"), "model": ("width", "heads", "hidden"),
             "data": ("batch",), "train": ("steps", "every", "every_after", "evaluation_batch"),
         }),
         ("at least 3", lambda x: x >= 3, {"data": ("length",)}),
@@ -298,6 +327,11 @@ def check(settings: Settings) -> None:
             raise ConfigError(
                 f"config.sweep.{name} must be numbers of the right sign; got {values!r}."
             )
+        if len(set(values)) < len(values):
+            raise ConfigError(
+                f"config.sweep.{name}={values!r} has a value twice; more runs of one kind are "
+                f"config.sweep.seeds."
+            )
     if settings.model.positions not in POSITIONS:
         raise ConfigError(
             f"config.model.positions={settings.model.positions!r}"
@@ -311,4 +345,30 @@ def check(settings: Settings) -> None:
             f"config.model.width={settings.model.width} does not divide over "
             f"config.model.heads={settings.model.heads}."
         )
-    list_cells(settings)
+    bigram.check_source(settings.data.law, "config.data.law")
+    for cell in list_cells(settings):
+        backcopy.check_task(task_of(settings, cell), "config.data")
+        if settings.train.official_evaluation and cell.task != "backcopy":
+            raise ConfigError(
+                f"config.train.official_evaluation: the official sequences are of backcopy, the "
+                f"cell {cell.name} is of {cell.task}; set it to False."
+            )
+        _check_model(settings, cell)
+    if settings.data.law == "synthetic":
+        check_with_law(settings, bigram.load("synthetic", seed=settings.seed))
+
+
+def check_with_law(settings: Settings, law: bigram.Law) -> None:
+    """Raises a ConfigError about the first cell whose task the law of the transitions forbids."""
+    for cell in list_cells(settings):
+        backcopy.check(task_of(settings, cell), law, "config.data")
+
+
+def _check_model(settings: Settings, cell: Cell) -> None:
+    """Raises a ConfigError where the switches of the model do not fit each other or the cell."""
+    model = make_model(settings, cell, vocab=1)
+    transformer.check(model)
+    if settings.model.frozen:
+        tokens = jnp.zeros((1, 1), jnp.int32)
+        shapes = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+        transformer.frozen_mask(shapes, settings.model.frozen)

@@ -18,12 +18,11 @@ from crate_jax.studies.ablation.records import (
     MetricsFile,
     Series,
     of_series,
-    read_result,
-    write_npz,
 )
 from crate_jax.studies.ablation.settings import (
     Cell,
     Settings,
+    check_with_law,
     list_cells,
     list_runs,
     log_steps,
@@ -33,6 +32,7 @@ from crate_jax.studies.ablation.training import Trainer, make_mesh
 from crate_jax.studies.ablation.view import View
 from crate_jax.train.checkpoint import Checkpoints
 from crate_jax.train.preemption import Preemption
+from crate_jax.train.whole import read_npz, write_npz
 
 CALL_SECONDS = 2.0
 """About how long a call to the device may take: so long a signal may have to wait."""
@@ -53,9 +53,12 @@ def run(settings: Settings, workdir: pathlib.Path, console: Console) -> int:
             "--distributed=off, and give other hosts other cells."
         )
     cells = list_cells(settings)
-    law = bigram.load(settings.data.law, data_dir=settings.data.data_dir, seed=settings.seed)
+    law = bigram.load(
+        settings.data.law, data_dir=settings.data.data_dir, seed=settings.seed,
+        settings=("config.data.law", "config.data.data_dir"),
+    )  # fmt: skip
+    check_with_law(settings, law)
     for cell in cells:
-        backcopy.check(task_of(settings, cell), law)
         make_mesh(
             settings.sweep, len(list_runs(settings, cell)), settings.data.batch, jax.local_devices()
         )
@@ -69,7 +72,7 @@ def run(settings: Settings, workdir: pathlib.Path, console: Console) -> int:
     ):
         for cell in cells:
             directory = workdir / "cells" / cell.name
-            result = read_result(directory / RESULT)
+            result = read_npz(directory / RESULT)
             if result is not None:
                 metrics.write_series(cell, list_runs(settings, cell), result)
                 view.end(cell, {name: x[-1] for name, x in of_series(result).items()}, "was done")
@@ -146,7 +149,14 @@ class Training:
             self._state = self.trainer.init()
             return 0
         step, self._state, _ = checkpoints.restore_newest(self.trainer.abstract_state)
-        self.series = Series.load(self._directory / SERIES, step)
+        path = self._directory / SERIES
+        self.series = Series.load(path, step)
+        if self.series.steps != [p for p in log_steps(self._settings.train) if p <= step]:
+            raise ConfigError(
+                f"{path}, the metrics of the cell up to its checkpoint at update {step:,}, is "
+                f"missing, damaged or of another time. Put it back, or remove {self._directory} to "
+                f"train the cell from its start."
+            )
         return step
 
     def _train(self, step, checkpoints, metrics, view, preemption) -> bool:

@@ -18,7 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from crate_jax.config import ConfigError
 from crate_jax.data import backcopy, bigram
-from crate_jax.models.backcopy import FORCES, BackcopyTransformer, Interventions, frozen_mask
+from crate_jax.models.backcopy import FORCES, Interventions, frozen_mask
 from crate_jax.sharding.rules import named_leaves
 from crate_jax.studies.ablation import measure, optimizers
 from crate_jax.studies.ablation.settings import (
@@ -27,6 +27,7 @@ from crate_jax.studies.ablation.settings import (
     Settings,
     Sweep,
     list_runs,
+    make_model,
     task_of,
 )
 
@@ -78,11 +79,8 @@ class Trainer:
             *np.asarray(rates, np.float32).T,
         )
         self._members = jax.device_put(members, self._sharding)
-        tokens = backcopy.sample(
-            jax.random.fold_in(key, _EVALUATION), law, self._task, settings.train.evaluation_batch
-        )
         self._batch = jax.device_put(
-            measure.make_evaluation(law, self._task, tokens),
+            measure.make_evaluation(law, self._task, self._evaluation_tokens(key)),
             NamedSharding(self.mesh, PartitionSpec()),
         )
         self._judge = measure.Judge(self.model, cell, measure.ordinary(law, self._task))
@@ -97,6 +95,12 @@ class Trainer:
             jax.eval_shape(self._init, *self._members),
         )
         self.leaf_names = list(named_leaves(self.abstract_state["params"]))
+
+    def _evaluation_tokens(self, key: Array) -> Array:
+        batch = self.settings.train.evaluation_batch
+        if self.settings.train.official_evaluation:
+            return jnp.asarray(backcopy.official_batch(self._law, self._task, batch))
+        return backcopy.sample(jax.random.fold_in(key, _EVALUATION), self._law, self._task, batch)
 
     def init(self) -> dict[str, Any]:
         """``params``, ``opt_state`` and ``step`` of all runs before the first update."""
@@ -137,7 +141,7 @@ class Trainer:
     def interventions(self) -> dict[str, Interventions]:
         """By name, ``none`` first: heads zeroed, MLPs dropped, attention forced, values zeroed."""
         heads = range(self.settings.model.heads)
-        triggers = backcopy.triggers(self._law, self.cell.triggers)
+        triggers = np.flatnonzero(~self._judge.ordinary_V)
         none = Interventions.none(self.cell.depth, len(heads), triggers)
         out = {"none": none}
         for l, kind in enumerate(self.cell.blocks):
@@ -150,8 +154,12 @@ class Trainer:
                     out[f"{_FORCED[name]} {l}"] = none._replace(force=force)
                 gain = none.bos_value_gain.at[l].set(0)
                 out[f"zero <s> value {l}"] = none._replace(bos_value_gain=gain)
+                gain = none.bos_attention_gain.at[l].set(0)
+                out[f"zero <s> attention {l}"] = none._replace(bos_attention_gain=gain)
             if "no_mlp" not in BLOCKS[kind]:
                 out[f"drop MLP {l}"] = none._replace(mlp_gain=none.mlp_gain.at[l].set(0))
+                gain = none.bos_mlp_gain.at[l].set(0)
+                out[f"zero <s> MLP {l}"] = none._replace(bos_mlp_gain=gain)
         return out
 
     def _optimizer(self, learning_rate, weight_decay, params):
@@ -225,21 +233,6 @@ class Trainer:
             )(*args)  # fmt: skip
 
         return jax.jit(whole, **how)
-
-
-def make_model(settings: Settings, cell: Cell, vocab: int) -> BackcopyTransformer:
-    """The transformer of a cell."""
-    switches = {
-        name: tuple(l for l, kind in enumerate(cell.blocks) if name in BLOCKS[kind])
-        for name in ("no_attention", "no_mlp", "linear_mlp")
-    }
-    model = settings.model
-    return BackcopyTransformer(
-        vocab=vocab, width=model.width, depth=cell.depth, heads=model.heads, hidden=model.hidden,
-        length=settings.data.length, norm=cell.norm, final_norm=model.final_norm,
-        attention=cell.attention, positions=model.positions, tie_output=model.tie_output,
-        no_wv=model.no_wv, no_wo=model.no_wo, **switches,
-    )  # fmt: skip
 
 
 def make_mesh(sweep: Sweep, runs: int, batch: int, devices: Sequence[jax.Device]) -> Mesh:

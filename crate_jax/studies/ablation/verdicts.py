@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from crate_jax.studies.ablation.optimizers import LearningRates, learning_rate
 from crate_jax.studies.ablation.records import STEPS
-from crate_jax.studies.ablation.settings import Cell, Run
+from crate_jax.studies.ablation.settings import Cell, Data, Model, Run, Settings
 
 SINK, DRAIN, PEAK = 0.5, 0.25, 2.0
 BAND = (0.1, 0.9)
@@ -31,8 +32,8 @@ PUBLISHED = {
 256, batch 512, k = 3, pre-norm, one seed."""
 
 COLUMNS = (
-    "cell", "rate, decay", "Attn_<s>", "sink", "value ratio", "drain", "residual ratio", "peak",
-    "end / half", "backcopy, bigram excess", "paper: sink", "drain", "peak",
+    "cell", "rate, decay", "loss", "Attn_<s>", "sink", "value ratio", "drain", "residual ratio",
+    "peak", "end / half", "backcopy, bigram excess", "paper: sink", "drain", "peak",
 )  # fmt: skip
 
 
@@ -46,7 +47,9 @@ class Verdict:
       drain: ``(S,)``, that head's value norm of ``<s>`` over the mean of the others.
       peak: ``(S,)``, the largest such ratio of a residual.
       growth: ``(S,)``, that residual norm of ``<s>`` over what it was half-way through training.
-      excess: ``(S, 2)``, backcopy and bigram risk above the exact oracle's, nats.
+      excess: ``(S, 2)``, backcopy and bigram risk above the exact oracle's, nats; nan where the
+        evaluation batch has no such position.
+      loss: ``(S,)`` on the evaluation batch, nats; not finite where a run has diverged.
     """
 
     cell: Cell
@@ -57,29 +60,45 @@ class Verdict:
     peak: np.ndarray
     growth: np.ndarray
     excess: np.ndarray
+    loss: np.ndarray
 
     @property
     def alive(self) -> np.ndarray:
         """``(S,)``, the seeds that did not diverge."""
-        return np.isfinite(self.excess).all(axis=1)
+        return np.isfinite(self.loss)
 
-    def row(self) -> list[str]:
-        """The texts of :data:`COLUMNS`."""
+    @property
+    def answers(self) -> dict[str, np.ndarray]:
+        """By ``sink``, ``drain`` and ``peak``, the seeds that have it, ``(S,)``."""
+        return {
+            "sink": self.attention > SINK,
+            "drain": self.drain < DRAIN,
+            "peak": self.peak > PEAK,
+        }
+
+    def row(self, mark: str = "", paper: Sequence[str] = (UNKNOWN,) * 3) -> list[str]:
+        """The texts of :data:`COLUMNS`.
+
+        Args:
+          mark: stands behind the rates.
+          paper: the last three.
+        """
         alive = self.alive
         if not alive.any():
-            measured = ["diverged"] + [UNKNOWN] * 7
+            measured = ["diverged"] + [UNKNOWN] * 8
         else:
-            attention, drain, peak = self.attention[alive], self.drain[alive], self.peak[alive]
-            backcopy, bigram = np.median(self.excess[alive], axis=0)
+            yes = {name: share(found[alive]) for name, found in self.answers.items()}
+            excess = (np.median(risk) for risk in self.excess[alive].T)
             measured = [
-                show(attention), share(attention > SINK), show(drain), share(drain < DRAIN),
-                show(peak), share(peak > PEAK), f"{np.median(self.growth[alive]):.2f}",
-                f"{backcopy:.2g}, {bigram:.2g}",
+                f"{np.median(self.loss[alive]):.4g}", show(self.attention[alive]), yes["sink"],
+                show(self.drain[alive]), yes["drain"], show(self.peak[alive]), yes["peak"],
+                f"{np.median(self.growth[alive]):.2f}",
+                ", ".join(f"{x:.2g}" if np.isfinite(x) else UNKNOWN for x in excess),
             ]  # fmt: skip
             if not alive.all():
                 measured[-1] += f" ({(~alive).sum()} diverged)"
-        rates = f"{self.learning_rate:g}, {self.weight_decay:g}"
-        return [self.cell.name, rates, *measured, *published(self.cell)]
+        rates = f"{self.learning_rate:g}, {self.weight_decay:g}{mark}"
+        return [self.cell.name, rates, *measured, *paper]
 
 
 def judge(cell: Cell, runs: Sequence[Run], arrays: Mapping[str, np.ndarray]) -> list[Verdict]:
@@ -105,13 +124,30 @@ def judge(cell: Cell, runs: Sequence[Run], arrays: Mapping[str, np.ndarray]) -> 
         "excess": np.stack(
             [arrays[f"{name}_excess_exact"][-1] for name in ("backcopy", "bigram")], axis=-1
         ),
+        "loss": arrays["loss"][-1],
     }
-    if not cell_copies(cell):  # no trigger positions, no backcopy risk
-        of_run["excess"] = np.nan_to_num(of_run["excess"])
     return [
         Verdict(cell, *rates, **{name: x[group] for name, x in of_run.items()})
         for rates, group in groups(runs).items()
     ]
+
+
+def best(found: Sequence[Verdict]) -> int:
+    """Which of a cell's pairs of rates has the least median loss; diverged seeds count as infinite.
+
+    The first one where all are.
+    """
+    losses = [np.median(np.where(v.alive, v.loss, np.inf)) for v in found]
+    return int(np.argmin(losses))
+
+
+def mark(found: Sequence[Verdict]) -> str:
+    """What stands behind the rates of the best of several: whether larger or smaller might do."""
+    if len(found) == 1:
+        return ""
+    chosen, rates = found[best(found)], sorted({v.learning_rate for v in found})
+    at_edge = len(rates) > 1 and chosen.learning_rate in (rates[0], rates[-1])
+    return f" (best of {len(found)}{', at the edge' if at_edge else ''})"
 
 
 def cell_copies(cell: Cell) -> bool:
@@ -127,11 +163,29 @@ def groups(runs: Sequence[Run]) -> dict[tuple[float, float], np.ndarray]:
     return {rates: np.array(indices) for rates, indices in out.items()}
 
 
-def published(cell: Cell) -> tuple[str, str, str]:
+def published(cell: Cell, settings: Settings) -> tuple[str, str, str]:
     """The paper's sink, drain and peak for a cell; :data:`UNKNOWN` where it has none."""
     plain = Cell(cell.layers, cell.attention, cell.optimizer)
     key = (cell.layers, cell.attention, cell.optimizer)
-    return PUBLISHED.get(key, (UNKNOWN,) * 3) if cell == plain else (UNKNOWN,) * 3
+    if cell != plain or not is_papers_model(settings):
+        return (UNKNOWN,) * 3
+    return PUBLISHED.get(key, (UNKNOWN,) * 3)
+
+
+def is_papers_model(settings: Settings) -> bool:
+    """Whether transformer and sequences are the paper's in all but size and law."""
+    model = dataclasses.replace(settings.model, width=Model.width, hidden=Model.hidden)
+    data, paper = settings.data, Data()
+    return model == Model() and (data.n_bos, data.delimiter) == (paper.n_bos, paper.delimiter)
+
+
+def papers_rates(cell: Cell, runs: Sequence[Run]) -> np.ndarray | None:
+    """The runs of a cell at the paper's learning rate and weight decay, 1e-4; None without."""
+    rate = learning_rate(LearningRates(), cell.optimizer, cell.attention, cell.depth)
+    for (own, decay), group in groups(runs).items():
+        if np.allclose((own, decay), (rate, 1e-4), rtol=1e-6, atol=0):
+            return group
+    return None
 
 
 def show(values: np.ndarray) -> str:
@@ -170,29 +224,30 @@ RESIDUALS = {
 """Three layers: ``||Res_<s>||`` after the first, by step, from the same notebooks."""
 
 
-def trajectory(runs: Sequence[Run], arrays: Mapping[str, np.ndarray]) -> list[list[str]]:
-    """Rows of step, published and ours (median over the seeds of the first pair of rates)."""
-    first = next(iter(groups(runs).values()))
+def trajectory(group: np.ndarray, arrays: Mapping[str, np.ndarray]) -> list[list[str]]:
+    """Rows of step, published and ours (median over a group of runs)."""
     steps = list(arrays[STEPS])
     out = []
     for step, theirs in TRAJECTORY.items():
         ours = [UNKNOWN] * len(theirs)
         if step in steps:
-            values = (arrays[name][steps.index(step)][first] for name in TRAJECTORY_METRICS)
+            values = (arrays[name][steps.index(step)][group] for name in TRAJECTORY_METRICS)
             ours = [f"{np.median(v):.3g}" for v in values]
         pairs = zip(theirs, ours, strict=True)
         out.append([f"{step:,}", *(f"{a:g} / {b}" for a, b in pairs)])
     return out
 
 
-def residuals(cell: Cell, runs: Sequence[Run], arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """Published and our residual norm of ``<s>`` after the first of three layers, by step."""
-    first = next(iter(groups(runs).values()))
+def residuals(cell: Cell, group: np.ndarray, arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Published and our residual norm of ``<s>`` after the first of three layers, by step.
+
+    Ours are medians over a group of runs.
+    """
     steps = list(arrays[STEPS])
     out = []
     for step, theirs in RESIDUALS[cell.attention, cell.optimizer].items():
         ours = UNKNOWN
         if step in steps:
-            ours = f"{np.median(arrays['residual_bos'][steps.index(step)][first, 0]):.3g}"
+            ours = f"{np.median(arrays['residual_bos'][steps.index(step)][group, 0]):.3g}"
         out.append(f"{theirs:g} / {ours}")
     return out

@@ -5,7 +5,9 @@
 
 Section 3 of "Active-Dormant Attention Heads" (arXiv 2410.13835) for any Llama, OLMo, OLMo-2 or
 GPT-2. Into the workdir go ``results.json`` (means by domain, labels, effects), ``statistics.npz``
-(all numbers by text), ``figures/`` and ``report.html``.
+(all numbers by text, column masses of every key by domain, and every head of every revision),
+``figures/`` and ``report.html``. A report that was stopped goes on with the same command: what lies
+in ``parts/`` (statistics, changed networks, each revision) is not done again.
 """
 
 from crate_jax.studies.llm_report.settings import Settings, check

@@ -112,7 +112,8 @@ def sublayer_effects(
 ) -> None:
     """Mean loss change where a layer's attention or its MLP is taken out."""
     kinds = (("no_attention", "without attention"), ("no_mlp", "without MLP"))
-    layers = sorted({v.layer for v in variants if v.head is None})
+    layers = sorted({v.layer for v in variants if v.kind in dict(kinds)})
+    shown = [i for i, v in enumerate(variants) if v.kind in dict(kinds)]
     figure, axes = _figure(1, 2, 4.4, 3.2, sharey=True)
     width = 0.8 / len(names)
     for axis, (kind, title) in zip(axes, kinds, strict=True):
@@ -124,7 +125,7 @@ def sublayer_effects(
         axis.set_xticks(range(0, len(layers), step), layers[::step])
         axis.set(title=title, xlabel="layer")
         axis.axhline(0, color="0.6", lw=0.8)
-        if np.abs(effect_VD).max() > 1:
+        if np.abs(effect_VD[shown]).max() > 1:
             axis.set_yscale("symlog", linthresh=0.1)
         axis.grid(alpha=0.3, axis="y")
     axes[0].set_ylabel("loss change (nats)")

@@ -21,9 +21,9 @@ from crate_jax.models.decoder import (
     Architecture,
     DecoderBlock,
     Head,
-    Interventions,
     next_token_loss,
 )
+from crate_jax.models.decoder_interventions import Interventions
 from crate_jax.sharding.mesh import BATCH_AXES
 from crate_jax.sharding.place import batch_sharding, replicated
 from crate_jax.studies.llm_report import statistics
@@ -71,10 +71,14 @@ def embed(checkpoint: Checkpoint, tokens_BT: np.ndarray, dtype, mesh: Mesh) -> j
 
 
 @functools.partial(jax.jit, static_argnames=("arch", "legacy", "mesh"))
-def measure(raw: Raw, x_BTC: jax.Array, *, arch: Architecture, legacy: bool, mesh: Mesh):
+def measure(
+    raw: Raw, x_BTC: jax.Array, layer: np.int32, *, arch: Architecture, legacy: bool, mesh: Mesh
+):
     """A layer's output and :func:`statistics.of_layer`."""
     params = _arrange(raw, huggingface.leaves(arch)[0], mesh)
-    y_BTC, seen = DecoderBlock(arch).apply({"params": params}, x_BTC, None, statistics.CAPTURE)
+    y_BTC, seen = DecoderBlock(arch).apply(
+        {"params": params}, x_BTC, None, statistics.CAPTURE, layer
+    )
     found = statistics.of_layer(seen, legacy)
     return _pin(y_BTC, batch_sharding(mesh)), _pin(found, replicated(mesh))
 
@@ -87,20 +91,27 @@ def measure_residual(x_BTC: jax.Array, *, mesh: Mesh):
 
 @functools.partial(jax.jit, static_argnames=("arch", "mesh"), donate_argnames="x_WBTC")
 def change(
-    raw: Raw, x_WBTC: jax.Array, interventions: Interventions, *, arch: Architecture, mesh: Mesh
+    raw: Raw,
+    x_WBTC: jax.Array,
+    layer: np.int32,
+    interventions: Interventions,
+    *,
+    arch: Architecture,
+    mesh: Mesh,
 ) -> jax.Array:
     """A layer of W changed networks, each on its own stream.
 
     Args:
       raw: the layer's tensors.
       x_WBTC: a stream a variant; donated.
+      layer: its number.
       interventions: of this layer, with a leading axis W.
     """
     params = _arrange(raw, huggingface.leaves(arch)[0], mesh)
     block = DecoderBlock(arch)
 
     def run(x_BTC, intervention):
-        return block.apply({"params": params}, x_BTC, intervention)[0]
+        return block.apply({"params": params}, x_BTC, intervention, (), layer)[0]
 
     y_WBTC = jax.vmap(run)(x_WBTC, interventions)
     return _pin(y_WBTC, _variants_sharding(mesh))
@@ -111,6 +122,13 @@ def repeat(x_BTC: jax.Array, *, variants: int, mesh: Mesh) -> jax.Array:
     """The same stream for each of W variants."""
     x_WBTC = jnp.broadcast_to(x_BTC[None], (variants, *x_BTC.shape))
     return _pin(x_WBTC, _variants_sharding(mesh))
+
+
+@functools.partial(jax.jit, static_argnames=("mesh",))
+def measure_first(x_WBTC: jax.Array, *, mesh: Mesh) -> jax.Array:
+    """Norm of the first token's residual, ``(W, B)``."""
+    first_WBC = x_WBTC[:, :, 0].astype(jnp.promote_types(x_WBTC.dtype, jnp.float32))
+    return _pin(jnp.linalg.norm(first_WBC, axis=-1), replicated(mesh))
 
 
 @functools.partial(jax.jit, static_argnames=("arch", "mesh"))

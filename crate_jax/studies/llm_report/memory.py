@@ -21,8 +21,8 @@ class Estimate:
 
     Attributes:
       weights: of the layer at work, with its copy in the network's layout, and of the one being
-        read; or of the head, with what reading it takes.
-      streams: residual streams of all texts and all variants.
+        read, with what reading it takes; or of the head, likewise.
+      streams: residual streams of all texts and all variants, and a layer's statistics.
       temporaries: of the largest computation on one batch.
     """
 
@@ -45,6 +45,7 @@ def estimate(
     variants: int,
     dtype: str,
     devices: int = 1,
+    gated: bool = False,
 ) -> Estimate:
     """Memory of a report.
 
@@ -57,23 +58,25 @@ def estimate(
       variants: changed networks in all.
       dtype: of weights and streams.
       devices: that share batch and weights.
+      gated: whether changed networks look at the entropies of their attention.
     """
     size = 2 if dtype == "bfloat16" else 4
     layer = count_layer_parameters(arch) * size
     head = (arch.vocab * arch.width + 2 * arch.width) * size
     gathered = 2 if devices > 1 else 1  # whole on each device, then in the network's layout
-    weights = max(2 * layer // devices + gathered * layer, 3 * head)
+    weights = max(3 * layer // devices + gathered * layer, 4 * head)
 
     batches = -(-texts // batch_size)
     rows = -(-batch_size // devices)
     chunks = -(-variants // variants_at_once)
     stream = length * arch.width * size
     streams = rows * stream * (batches + 1) * (1 + chunks * variants_at_once)
+    streams += batches * batch_size * arch.heads * (length + 16) * 4
 
     T, maps = length, arch.heads * length * length * 4
     flows = T * 4 * (2 * arch.heads * arch.head_dim + 2 * arch.hidden + 4 * arch.width)
     measured = rows * (5 * maps + flows)
-    changed = rows * variants_at_once * (3 * maps + flows) if variants else 0
+    changed = rows * variants_at_once * ((7 if gated else 3) * maps + flows) if variants else 0
     logits = rows * T * arch.vocab * 4 * 3
     return Estimate(weights, streams, max(measured, changed, logits))
 

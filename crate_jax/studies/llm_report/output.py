@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -26,17 +27,19 @@ class Outcome:
       found: of ``passes.measure``.
       means: of ``summary.by_domain``.
       variants: the changed networks.
-      losses: theirs, ``(variants, N)``.
-      dynamics: a curve over the revisions by name, empty where there are none.
-      dynamics_layer: whose curves.
+      changed: of ``passes.change``.
+      revisions: of ``summary.of_revision``, revisions first; empty where there are none.
+      dynamics: of ``summary.curves``, likewise.
+      layer: whose curves, and after which the residual of changed networks was measured.
     """
 
     found: dict[str, np.ndarray]
     means: dict[str, np.ndarray]
     variants: Sequence[passes.Variant]
-    losses: np.ndarray
+    changed: dict[str, np.ndarray]
+    revisions: dict[str, np.ndarray]
     dynamics: dict[str, np.ndarray]
-    dynamics_layer: int
+    layer: int
 
 
 def write(
@@ -50,31 +53,51 @@ def write(
     tokenizer: pathlib.Path | str,
 ) -> dict:
     """Writes ``results.json``, which is returned, ``statistics.npz``, figures and the page."""
-    found, means, losses = outcome.found, outcome.means, outcome.losses
-    variants, dynamics, layer = outcome.variants, outcome.dynamics, outcome.dynamics_layer
+    found, means, changed = outcome.found, outcome.means, outcome.changed
+    variants, dynamics, layer = outcome.variants, outcome.dynamics, outcome.layer
     sinks = summary.list_sinks(found, texts.tokens, texts.domain)
-    effect_VD = summary.effects(losses, found["loss"], texts.domain)
+    effect_VD = summary.effects(changed["loss"], found["loss"], texts.domain)
+    first_VD = passes.mean_by_domain(changed["residual_first"], texts.domain, axis=1).T
     result = summary.to_json(
-        settings, domains, texts.domain, found, means, sinks, variants, effect_VD
+        settings, domains, texts.domain, found, means, sinks, variants, effect_VD, first_VD
     )
+    result["watched_layer"] = layer
     result["model"] = dataclasses.asdict(arch)
     result["memory"] = dataclasses.asdict(need) | {"total": need.total}
     if dynamics:
         curves = {name: array.tolist() for name, array in dynamics.items()}
         result["dynamics"] = {"layer": layer, **curves}
+    result = _finite(result)
     whole.write_text(workdir / "results.json", json.dumps(result, indent=1) + "\n")
-    np.savez_compressed(
-        workdir / "statistics.npz",
-        tokens=texts.tokens, domain=texts.domain, intervention_loss=losses, **found,
-        **{f"dynamics_{name}": array for name, array in dynamics.items()},
-    )  # fmt: skip
+    arrays = {"tokens": texts.tokens, "domain": texts.domain, **found}
+    for prefix, more in (
+        ("intervention", changed), ("dynamics", dynamics), ("revisions", outcome.revisions),
+    ):  # fmt: skip
+        arrays |= {f"{prefix}_{name}": array for name, array in more.items()}
+    whole.write_npz(workdir / "statistics.npz", arrays)
     page.write(
         workdir / "report.html", settings=settings, arch=arch, domains=domains, result=result,
-        variants=variants, effect_VD=effect_VD, score_DLH=means["sink_score"],
+        variants=variants, effect_VD=effect_VD, first_V=_watched(outcome, first_VD, texts),
+        score_DLH=means["sink_score"],
         pictures=_draw(workdir / "figures", domains, texts, outcome, effect_VD),
         memory=memory.describe(need), name_token=_namer(tokenizer),
     )  # fmt: skip
     return result
+
+
+def _finite(x):
+    """The same with None for nan and infinities, which JSON does not have."""
+    if isinstance(x, dict):
+        return {key: _finite(value) for key, value in x.items()}
+    if isinstance(x, list):
+        return [_finite(value) for value in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x
+
+
+def _watched(outcome, first_VD, texts) -> np.ndarray:
+    """Residual norms over all texts: of the model as it is, then of each changed network."""
+    own = outcome.found["residual_first"][outcome.layer + 1].mean()
+    return np.array([own, *np.average(first_VD, axis=1, weights=np.bincount(texts.domain))])
 
 
 def _draw(folder, domains, texts, outcome, effect_VD) -> list[pathlib.Path]:
@@ -100,9 +123,9 @@ def _draw(folder, domains, texts, outcome, effect_VD) -> list[pathlib.Path]:
     if any(variant.kind == "zero_head" for variant in variants):
         figures.head_effects(
             path("head_effects"), names, texts.domain, variants, found["sink_score"],
-            outcome.losses - found["loss"],
+            outcome.changed["loss"] - found["loss"],
         )  # fmt: skip
-    if any(variant.head is None for variant in variants):
+    if any(variant.kind == "no_mlp" for variant in variants):
         figures.sublayer_effects(path("sublayer_effects"), names, variants, effect_VD)
     figures.residuals(path("residuals"), names, means)
     for name, key in (("values", "value_ratio"), ("raw_values", "raw_value_ratio")):
@@ -116,7 +139,7 @@ def _draw(folder, domains, texts, outcome, effect_VD) -> list[pathlib.Path]:
     mass = found["column_mass"].mean(axis=2)
     figures.columns(path("columns"), [(name, mass[:, d]) for d, name in enumerate(names)])
     if dynamics := outcome.dynamics:
-        figures.dynamics(path("dynamics"), dynamics["step"], dynamics, outcome.dynamics_layer)
+        figures.dynamics(path("dynamics"), dynamics["step"], dynamics, outcome.layer)
     return drawn
 
 

@@ -9,7 +9,7 @@ from crate_jax.data.tokens import Domain
 from crate_jax.interpret.page import Picture, Table, write_page
 from crate_jax.models.decoder import Architecture
 from crate_jax.studies.llm_report import summary
-from crate_jax.studies.llm_report.passes import Variant
+from crate_jax.studies.llm_report.passes import EVERYWHERE, Variant
 from crate_jax.studies.llm_report.settings import Settings
 
 WORDS = {
@@ -17,6 +17,8 @@ WORDS = {
     "to_first": "moved to the first token",
     "no_attention": "attention taken out",
     "no_mlp": "MLP taken out",
+    "zero_sinks": "sink heads set to zero",
+    "sinks_to_first": "sink heads moved to the first token",
 }
 
 NOTES = {
@@ -64,6 +66,7 @@ def write(
     result: dict,
     variants: Sequence[Variant],
     effect_VD: np.ndarray,
+    first_V: np.ndarray,
     score_DLH: np.ndarray,
     pictures: Sequence[pathlib.Path],
     memory: str,
@@ -78,6 +81,7 @@ def write(
       domains: the texts.
       result: what ``summary.to_json`` gives.
       variants, effect_VD: changed networks and their mean loss changes.
+      first_V: norm of the first token's residual in the model, and then in each changed network.
       score_DLH: mean sink scores.
       pictures: PNGs, each named by a key of ``TITLES``.
       memory: the estimate in words.
@@ -94,7 +98,7 @@ def write(
         head_table(settings, names, score_DLH),
     ]
     if variants:
-        parts.append(_effect_table(names, variants, effect_VD))
+        parts.append(_effect_table(names, variants, effect_VD, first_V, result["watched_layer"]))
     parts += [Picture(TITLES[p.stem], p, NOTES[p.stem]) for p in pictures]
     write_page(path, f"Extreme tokens of {checkpoint}", parts)
 
@@ -153,14 +157,17 @@ def _sink_table(domains: dict[str, dict], name_token) -> Table:
     )
 
 
-def _effect_table(names, variants, effect_VD) -> Table:
+def _effect_table(names, variants, effect_VD, first_V, layer) -> Table:
     rows = []
-    for variant, changes in zip(variants, effect_VD, strict=True):
+    for variant, changes, first in zip(variants, effect_VD, first_V[1:], strict=True):
         what = f"L{variant.layer}" + ("" if variant.head is None else f"H{variant.head}")
-        rows.append((what, WORDS[variant.kind], *(f"{x:+.4f}" for x in changes)))
+        what = "all layers" if variant.kind in EVERYWHERE else what
+        norm = f"{first:.4g}" if np.isfinite(first) else ""
+        rows.append((what, WORDS[variant.kind], *(f"{x:+.4f}" for x in changes), norm))
     return Table(
         "Interventions",
-        ("where", "what", *names),
+        ("where", "what", *names, f"first token's residual after L{layer}"),
         rows,
-        "Mean change of the loss in nats a token; above 0 the model has become worse.",
+        "Mean change of the loss in nats a token; above 0 the model has become worse. The norm of "
+        f"the first token's residual is {first_V[0]:.4g} in the model as it is.",
     )

@@ -13,6 +13,7 @@ _RANGES = (
     ("at least 4", lambda x: x >= 4, {"": ("length",)}),
     ("at least 0", lambda x: x >= 0, {"": ("max_heads",)}),
     ("positive", lambda x: x > 0, {"": ("memory_limit",)}),
+    ("from 0 to 1", lambda x: 0 <= x <= 1, {"": ("gate_row", "gate_column")}),
 )
 
 _HEAD = re.compile(r"L(\d+)H(\d+)")
@@ -43,10 +44,15 @@ class Settings:
       max_heads: that ``sink`` and ``difference`` choose.
       sublayers: the layers whose attention and whose MLP are removed: ``all``, ``none`` or a list
         such as ``0,1,2``.
+      gate_row, gate_column: with both, all heads of all layers that are sink heads on a text are
+        removed together, and in another network look at the first token alone: those whose mean row
+        entropy is below the one and whose largest column entropy is above the other, see
+        ``ops.attention_entropy``.
       variants: of the network that run at once.
       revisions: checkpoints of the training, in order: directories with commas, or one directory
         that holds them. Their names should hold their steps, as in ``step1000-tokens4B``.
-      dynamics_layer: whose statistics are shown over the revisions; None is three quarters up.
+      dynamics_layer: whose statistics are shown over the revisions, and after which the first
+        token's residual is measured in the changed networks; None is three quarters up.
       memory_limit: GiB a device that the report may take; None is what the device has.
     """
 
@@ -65,10 +71,17 @@ class Settings:
     heads: str = "sink"
     max_heads: int = 8
     sublayers: str = "all"
+    gate_row: float | None = None
+    gate_column: float | None = None
     variants: int = beyond_digest(8)
     revisions: str = ""
     dynamics_layer: int | None = None
     memory_limit: float | None = beyond_digest(None)
+
+    @property
+    def gate(self) -> tuple[float, float] | None:
+        """``gate_row`` and ``gate_column``, or None."""
+        return None if self.gate_row is None else (self.gate_row, self.gate_column)
 
 
 def check(settings: Settings) -> None:
@@ -81,6 +94,8 @@ def check(settings: Settings) -> None:
             )
     if settings.dtype not in DTYPES:
         raise ConfigError(f"config.dtype={settings.dtype!r}{nearest(settings.dtype, DTYPES)}")
+    if (settings.gate_row is None) != (settings.gate_column is None):
+        raise ConfigError("config.gate_row and config.gate_column go together; give both.")
     parse_heads(settings.heads)
     parse_layers(settings.sublayers)
 

@@ -8,12 +8,12 @@ import numpy as np
 from crate_jax.config import ConfigError
 from crate_jax.data.tokens import Domain
 from crate_jax.studies.llm_report import settings as settings_
-from crate_jax.studies.llm_report.passes import Variant, mean_by_domain
+from crate_jax.studies.llm_report.passes import EVERYWHERE, Variant, mean_by_domain
 from crate_jax.studies.llm_report.settings import Settings
 
 PER_HEAD = (
     "sink_score", "sink_logit", "entropy", "value_first", "value_others", "value_ratio",
-    "raw_value_ratio",
+    "raw_value_ratio", "largest_mass", "second_mass",
 )  # fmt: skip
 PER_STREAM = ("residual_first", "residual_max", "residual_mean", "max_median", "kurtosis")
 
@@ -22,9 +22,48 @@ SINK_MASS = 0.3
 
 
 def by_domain(found: dict[str, np.ndarray], domain: np.ndarray) -> dict[str, np.ndarray]:
-    """Means over the texts of each domain: ``(domains, L, H)`` and ``(domains, L + 1)``."""
+    """Means over the texts of each domain: ``(domains, L, H)`` and ``(domains, L + 1)``.
+
+    ``largest_mass`` and ``second_mass`` are those of each text's two largest columns, whichever
+    keys they are of.
+    """
+    masses = {"largest_mass": found["top_mass"][..., 0], "second_mass": found["top_mass"][..., 1]}
+    every = found | masses
     names = PER_HEAD + PER_STREAM
-    return {name: mean_by_domain(found[name], domain, axis=1) for name in names}
+    return {name: mean_by_domain(every[name], domain, axis=1) for name in names}
+
+
+def of_revision(
+    found: dict[str, np.ndarray], domain: np.ndarray, threshold: float
+) -> dict[str, np.ndarray]:
+    """What is kept of a revision: :func:`by_domain`, and ``loss`` and ``sink_rate`` by domain."""
+    rates = sink_rates(found, domain, threshold)
+    means = by_domain(found, domain)
+    return means | {"loss": mean_by_domain(found["loss"], domain), "sink_rate": rates}
+
+
+def curves(
+    steps: Sequence[float], revisions: dict[str, np.ndarray], domain: np.ndarray, layer: int
+) -> dict[str, np.ndarray]:
+    """Curves over the revisions, means over the texts of all domains together.
+
+    Args:
+      steps: of the revisions.
+      revisions: by the names of :func:`of_revision`, ``(R, domains, ...)``.
+      domain: of each text.
+      layer: whose heads, and the stream after it.
+
+    Returns:
+      ``step``, ``loss``, ``sink_rate`` and the names of ``PER_STREAM`` ``(R,)``, those of
+      ``PER_HEAD`` ``(R, H)``.
+    """
+    pooled = {
+        name: np.average(x, axis=1, weights=np.bincount(domain)) for name, x in revisions.items()
+    }
+    heads = {name: pooled[name][:, layer] for name in PER_HEAD}
+    stream = {name: pooled[name][:, layer + 1] for name in PER_STREAM}
+    one = {name: pooled[name] for name in ("loss", "sink_rate")}
+    return {"step": np.asarray(steps), **one, **heads, **stream}
 
 
 def differences(score_DLH: np.ndarray) -> np.ndarray:
@@ -72,11 +111,7 @@ def list_sinks(
 
 
 def choose_variants(settings: Settings, score_DLH: np.ndarray) -> list[Variant]:
-    """The changed networks that the settings ask for, heads first, by their rank.
-
-    Raises:
-      ConfigError: on a layer or head that the model does not have.
-    """
+    """The changed networks that the settings ask for, heads first, by their rank."""
     _, L, H = score_DLH.shape
     heads = settings_.parse_heads(settings.heads)
     if heads is None:
@@ -87,7 +122,8 @@ def choose_variants(settings: Settings, score_DLH: np.ndarray) -> list[Variant]:
     layers = settings_.parse_layers(settings.sublayers)
     layers = range(L) if layers is None else layers
     chosen = [Variant(l, kind, h) for l, h in heads for kind in ("zero_head", "to_first")]
-    return chosen + [Variant(l, kind) for l in layers for kind in ("no_attention", "no_mlp")]
+    chosen += [Variant(l, kind) for l in layers for kind in ("no_attention", "no_mlp")]
+    return chosen + [Variant(0, kind) for kind in EVERYWHERE if settings.gate]
 
 
 def check_names(settings: Settings, depth: int, heads: int) -> None:
@@ -114,7 +150,8 @@ def count_variants(settings: Settings, depth: int, heads: int) -> int:
     most = {"all": depth * heads, "none": 0}.get(settings.heads, settings.max_heads)
     heads = min(most, depth * heads) if listed is None else len(listed)
     layers = settings_.parse_layers(settings.sublayers)
-    return 2 * heads + 2 * (depth if layers is None else len(layers))
+    everywhere = len(EVERYWHERE) if settings.gate else 0
+    return 2 * heads + 2 * (depth if layers is None else len(layers)) + everywhere
 
 
 def effects(losses: np.ndarray, loss: np.ndarray, domain: np.ndarray) -> np.ndarray:
@@ -131,6 +168,7 @@ def to_json(
     sinks: list[list[dict]],
     variants: Sequence[Variant],
     effect_VD: np.ndarray,
+    first_VD: np.ndarray,
 ) -> dict:
     """Everything that the page shows, by name, in plain numbers."""
     rates, loss = sink_rates(found, domain, settings.sink), mean_by_domain(found["loss"], domain)
@@ -150,13 +188,18 @@ def to_json(
         }
         out["residual"][one.name] = {name: means[name][d].tolist() for name in PER_STREAM}
     out["difference"] = differences(score).tolist()
-    for variant, change in zip(variants, effect_VD, strict=True):
+
+    def name_domains(values):
+        return {one.name: float(x) for one, x in zip(domains, values, strict=True)}
+
+    for variant, change, first in zip(variants, effect_VD, first_VD, strict=True):
         out["interventions"].append(
             {
                 "kind": variant.kind,
-                "layer": variant.layer,
+                "layer": None if variant.kind in EVERYWHERE else variant.layer,
                 "head": variant.head,
-                "loss_change": {one.name: float(x) for one, x in zip(domains, change, strict=True)},
+                "loss_change": name_domains(change),
+                "residual_first": name_domains(first),
             }
         )
     return out

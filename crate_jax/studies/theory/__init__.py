@@ -23,10 +23,10 @@ from crate_jax.config import ConfigError, nearest
 from crate_jax.data import bigram
 from crate_jax.interpret.page import Picture, Table, write_page
 from crate_jax.interpret.summary import facts
+from crate_jax.studies.claims import COLUMNS, verdict_table
 from crate_jax.studies.theory import figures
 from crate_jax.studies.theory import simple as simple_model
-from crate_jax.studies.theory.claims import COLUMNS, verdict_table
-from crate_jax.studies.theory.laws import make_ensemble
+from crate_jax.studies.theory.laws import load_law, make_ensemble
 from crate_jax.studies.theory.peak import check_peak
 from crate_jax.studies.theory.relu import check_relu
 from crate_jax.studies.theory.simple import SimpleSettings, check_simple, train_both
@@ -100,6 +100,13 @@ def check(settings: Settings) -> None:
     kinds = ("dirichlet", *bigram.SOURCES)
     if settings.source.partition(":")[0] not in kinds:
         raise ConfigError(f"config.source={settings.source!r}{nearest(settings.source, kinds)}")
+    if settings.source.partition(":")[0] == "dirichlet":
+        if settings.source != "dirichlet":
+            raise ConfigError(f"config.source={settings.source!r}: write dirichlet alone.")
+    else:
+        bigram.check_source(settings.source, "config.source")
+    if settings.source == "synthetic":
+        load_law(settings)
     check_simple(settings.simple)
 
 
@@ -135,7 +142,7 @@ def run(settings: Settings, workdir: pathlib.Path, console: Console) -> int:
         ),
         "verdict": f"{sum(c.holds for c in claims)} of {len(claims)} claims hold",
     }
-    console.print(verdict_table(claims))
+    console.print(verdict_table(claims, "Theory"))
     trained = simple_model.rows(courses, settings.simple) if courses else []
     if trained:
         table = rich.table.Table(*simple_model.COLUMNS, title=_TRAINED[0])

@@ -45,7 +45,7 @@ def make_ensemble(settings) -> Ensemble:
         laws = [_draw_law(rng, settings) for _ in range(settings.laws)]
         tokens = tuple(str(k) for k in range(settings.vocabulary))
     else:
-        law, tokens = _load_law(settings)
+        law, tokens = load_law(settings)
         laws = [law]
     groups = [_connect(law[0]) for law in laws]
     p, pi, share = (
@@ -75,9 +75,16 @@ def _draw_law(rng, settings):
     return p, pi, pi
 
 
-def _load_law(settings):
-    """Rows and columns of a bigram law that can occur: no triggers, ``<s>`` or delimiter."""
-    law = bigram.load(settings.source, data_dir=settings.data_dir, seed=settings.seed)
+def load_law(settings):
+    """Rows and columns of a bigram law that can occur: no triggers, ``<s>`` or delimiter.
+
+    Raises:
+      ConfigError: where the law cannot be had, or less than two of either are left.
+    """
+    law = bigram.load(
+        settings.source, data_dir=settings.data_dir, seed=settings.seed,
+        settings=("config.source", "config.data_dir"),
+    )  # fmt: skip
     ordinary, triggers = law.ordinary, backcopy.triggers(law, settings.triggers)
     rows = [v for v in ordinary if v not in triggers and law.marginal[v] > 0]
     columns = [k for k in ordinary if law.P[rows, k].any()]

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from crate_jax.ops import sink_dynamics as sinks
-from crate_jax.studies.theory.claims import Claim
+from crate_jax.studies.claims import Claim
 from crate_jax.studies.theory.flow import integrate
 
 LOG_TIME = 1e4

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from crate_jax.config import ConfigError, check_ranges, nearest
+from crate_jax.config import check_ranges
 from crate_jax.data import backcopy, bigram
 from crate_jax.models.backcopy_simple import BackcopySimple
 from crate_jax.ops.sink_dynamics import visible_size
@@ -79,17 +79,23 @@ _RANGES = (
 def check_simple(settings: SimpleSettings) -> None:
     """Raises a ConfigError about the first setting that cannot be."""
     check_ranges(settings, _RANGES, "config.simple")
-    if settings.law.partition(":")[0] not in bigram.SOURCES:
-        raise ConfigError(
-            f"config.simple.law={settings.law!r}{nearest(settings.law, bigram.SOURCES)}"
-        )
+    bigram.check_source(settings.law, "config.simple.law")
+    if settings.law == "synthetic":
+        backcopy.check(_task(settings), bigram.load("synthetic"), "config.simple")
+
+
+def _task(settings: SimpleSettings) -> backcopy.Task:
+    return backcopy.Task(length=settings.length, triggers=settings.triggers)
 
 
 def train_both(settings: SimpleSettings, seed: int, data_dir: str | None) -> dict[str, Course]:
     """By optimizer, how it went; both start from the same parameters and see the same sequences."""
-    law = bigram.load(settings.law, data_dir=data_dir, seed=seed)
-    task = backcopy.Task(length=settings.length, triggers=settings.triggers)
-    backcopy.check(task, law)
+    law = bigram.load(
+        settings.law, data_dir=data_dir, seed=seed,
+        settings=("config.simple.law", "config.data_dir"),
+    )  # fmt: skip
+    task = _task(settings)
+    backcopy.check(task, law, "config.simple")
     adamw = optax.adamw(settings.adamw_rate, b1=0.9, b2=0.99, eps=1e-8, weight_decay=1e-4)
     sgd = optax.chain(
         optax.add_decayed_weights(1e-4), optax.trace(0.9), optax.scale(-settings.sgd_rate)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from crate_jax.ops import sink_dynamics as sinks
-from crate_jax.studies.theory.claims import Claim
+from crate_jax.studies.claims import Claim
 from crate_jax.studies.theory.flow import integrate
 from crate_jax.studies.theory.laws import Ensemble
 

@@ -69,6 +69,22 @@ CONFIGS = {
         },
     ),
     "gpt2": ("GPT2", GPT2),
+    "llama_biases": (
+        "Llama",
+        SIZES
+        | {
+            "num_key_value_heads": 2, "attention_bias": True, "mlp_bias": True,
+            "rope_parameters": {"rope_type": "linear", "rope_theta": 1000.0, "factor": 3.0},
+        },
+    ),
+    "gpt2_scaled": (
+        "GPT2",
+        GPT2
+        | {
+            "n_inner": 24, "tie_word_embeddings": False, "reorder_and_upcast_attn": True,
+            "scale_attn_by_inverse_layer_idx": True,
+        },
+    ),
 }  # fmt: skip
 
 

@@ -47,9 +47,9 @@ class Claim:
         return dataclasses.asdict(self) | {"holds": bool(self.holds)}
 
 
-def verdict_table(claims: Iterable[Claim]) -> Table:
+def verdict_table(claims: Iterable[Claim], title: str) -> Table:
     """The verdicts for the terminal, a section a part."""
-    table = Table(*COLUMNS, title="Theory")
+    table = Table(*COLUMNS, title=title)
     part = None
     for claim in claims:
         if part not in (None, claim.part):
