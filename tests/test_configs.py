@@ -1,12 +1,14 @@
 """Every shipped config: it loads, says what it is, holds the published numbers, and trains."""
 
+import json
 import math
 import pathlib
 import runpy
 
+import jax
 import pytest
 
-from crate_jax import models, optim, run, studies
+from crate_jax import models, optim, run, studies, systems
 from crate_jax.config import ConfigError, resolve
 
 ROOT = pathlib.Path(__file__).parents[1] / "configs"
@@ -17,6 +19,8 @@ FILES = [file for file in SHIPPED if file not in STUDIES]
 
 CRATE, FINETUNE = "crate/imagenet1k.py", "crate/finetune.py"
 ALPHA, ALPHA_FINETUNE = "crate_alpha/imagenet21k.py", "crate_alpha/finetune_imagenet1k.py"
+MCR2, SELF_SUPERVISED = "mcr2/classify.py", "mcr2/self_supervised.py"
+CTRL = {name: f"csc_ctrl/{name}.py" for name in ("mnist", "cifar10", "stl10", "celeba", "imagenet")}
 EXAMPLES = 1_000_000
 
 
@@ -36,11 +40,24 @@ def _arguments(file):
         variants = [f"variant={v}/14" for v in content["VARIANTS"]]
         patches = [f"variant=B/{p}" for p in (32, 16, 8)]
         return [*variants, *patches, *(f"variant=B/32,ladder={row}" for row in content["LADDER"])]
+    if file == MCR2:
+        presets = [f"data={d},preset={p}" for d in content["DATA"] for p in content["PRESETS"]]
+        return [*presets, "data=mnist,corruption=0.3"]
+    if file == SELF_SUPERVISED:
+        return [f"data={d}" for d in content["DATA"]]
+    if file in CTRL.values():
+        small = ["size=cpu"] if "SIZES" in content else []
+        plain = [f"encoder=conv,objective={o}" for o in ("binary", "multi", "alternating")]
+        return ["encoder=csc", *plain, "tied=init", "tied=true", *small]
     return [None]
 
 
 def _config(file, arg=None):
     return resolve(CONTENT[file]["get_config"](arg))
+
+
+def _takes(file, name):
+    return f"``{name}``" in CONTENT[file]["get_config"].__doc__
 
 
 EVERY = [(file, arg) for file in FILES for arg in _arguments(file)]
@@ -79,16 +96,19 @@ def test_a_study_resolves_and_its_smoke_size_is_another(file):
 @pytest.mark.parametrize("file, arg", EVERY)
 def test_full_size_is_a_run_without_its_data(file, arg):
     config = _config(file, arg)
-    made = run.prepare(config, examples=EXAMPLES)
+    devices = jax.devices()[: math.gcd(config.train.batch_size, 8)]  # 300 images go over four
+    made = run.prepare(config, examples=EXAMPLES, devices=devices)
     train = config.train
-    steps = train.steps or round(train.epochs * EXAMPLES / train.batch_size)
+    steps = train.steps or round(train.epochs * EXAMPLES * config.data.views / train.batch_size)
     assert made.total_steps == steps
-    assert made.system.module.num_classes == config.data.num_classes
+    if config.system == "classify":
+        assert made.system.module.num_classes == config.data.num_classes
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file != "quickstart.py"])
 def test_a_value_that_no_table_has_is_refused_with_the_list(file):
-    name = "model" if file == "cifar10.py" else "variant"
+    names = ("variant", "model", "encoder", "data")
+    name = next(name for name in names if _takes(file, name))
     with pytest.raises(ConfigError, match=f"config argument {name}='Q'.*Valid: "):
         _config(file, f"{name}=Q")
 
@@ -200,8 +220,72 @@ def test_the_ladder_adds_one_change_a_row(file):
         assert [model["overcomplete"], model["decoupled"], model["residual"]] == switches
 
 
+@pytest.mark.parametrize(
+    "preset, epochs, rate", [("readme", 500.0, 0.01), ("defaults", 800.0, 0.001)]
+)
+def test_mcr2_on_cifar10(preset, epochs, rate):
+    config = _config(MCR2, f"data=cifar10,preset={preset},corruption=0.2")
+    optimizer, data, train = config.optimizer, config.data, config.train
+    assert (optimizer.name, optimizer.learning_rate, optimizer.momentum) == ("momentum", rate, 0.9)
+    assert (optimizer.weight_decay, optimizer.decay_mask) == (5e-4, "all")
+    assert (train.batch_size, train.epochs) == (1000, epochs)
+    assert (config.schedule.name, config.schedule.step_factor) == ("multistep", 0.1)
+    assert config.schedule.milestones == (200.0, 400.0, 600.0)
+    assert (config.mcr2.eps_sq, config.mcr2.gamma1, config.mcr2.gamma2) == (0.5, 1.0, 1.0)
+    assert (data.crop, data.crop_padding, data.flip, data.image_size) == ("pad_to", 8, True, 32)
+    assert (data.mean, data.std) == ((0.0,), (1.0,))
+    assert (data.label_noise, data.label_noise_seed) == (0.2, 10)
+    module = run.prepare(config, examples=EXAMPLES).system.module
+    assert (module.depths, module.width, module.feature_dim) == ((2, 2, 2, 2), 64, 128)
+    assert module.head and module.unit_norm
+    assert (config.evaluate.components, config.evaluate.neighbors) == (30, 5)
+
+
+def test_mcr2_self_supervised():
+    config = _config(SELF_SUPERVISED)
+    mcr2, data, train = config.mcr2, config.data, config.train
+    assert (mcr2.gamma1, mcr2.gamma2, mcr2.eps_sq, mcr2.classes) == (20.0, 0.05, 0.5, "images")
+    assert (train.batch_size, data.views, train.epochs, data.shuffle) == (1000, 50, 100.0, False)
+    assert (config.optimizer.learning_rate, config.schedule.milestones) == (0.1, (30.0, 60.0))
+    assert (data.crop, data.crop_area, data.flip) == ("inception", (0.08, 1.0), True)
+    assert (data.jitter, data.jitter_probability) == ((0.4, 0.4, 0.4, 0.1), 0.8)
+    assert data.grayscale == 0.2
+    assert (config.evaluate.ensc_gamma, config.evaluate.ensc_tau) == (300.0, 1.0)
+    assert not run.prepare(config, examples=50_000).system.module.head
+    assert run.prepare(config, examples=50_000).total_steps == 100 * 2500
+
+
+@pytest.mark.parametrize(
+    "name, net, nz, batch, steps, objective, inner, betas",
+    [
+        ("mnist", "dcgan", 128, 2048, 4_500, "multi", 1, (0.5, 0.999)),
+        ("cifar10", "dcgan", 100, 1600, 45_000, "alternating", 2, (0.5, 0.999)),
+        ("stl10", "sngan", 128, 300, 450_000, "binary", 1, (0.0, 0.9)),
+        ("celeba", "sngan", 128, 300, 450_000, "binary", 1, (0.0, 0.9)),
+        ("imagenet", "sngan", 128, 300, 450_000, "binary", 1, (0.0, 0.9)),
+    ],
+)
+def test_closed_loop_transcription(name, net, nz, batch, steps, objective, inner, betas):
+    config = _config(CTRL[name], "encoder=conv")
+    assert (config.system, config.model["name"], config.model["nz"]) == ("ctrl", net, nz)
+    assert (config.train.batch_size, config.train.steps) == (batch, steps)
+    ctrl, optimizer = config.ctrl, config.optimizer
+    assert (ctrl.objective, ctrl.encoder_steps, ctrl.eps_sq) == (objective, inner, 0.5)
+    assert (ctrl.gammas, ctrl.consistency) == ((1.0, 1.0, 1.0), 0.0)
+    assert ctrl.dither == (1 / 128 if name == "imagenet" else 0.0)
+    assert (optimizer.name, optimizer.learning_rate) == ("adam", 1.5e-4)
+    assert (optimizer.b1, optimizer.b2) == betas and optimizer.weight_decay is None
+    assert (config.schedule.name, config.schedule.final) == ("linear", 0.0)
+    assert (config.data.mean, config.data.std) == ((0.5,), (0.5,))
+    sparse = systems.create(_config(CTRL[name]), total_steps=1, steps_per_epoch=1).module
+    assert (sparse.encoder, sparse.steps, sparse.lmbda, sparse.mu) == ("csc", (2,), (0.1,), 0.0)
+    assert sparse.stages()[-1].kernel == {"stl10": 3}.get(name, 4)
+
+
 QUICK = [
     ("quickstart.py", "smoke"),
+    (CTRL["mnist"], "encoder=csc,smoke"),
+    (MCR2, "smoke"),
     ("cifar10.py", "model=vit,size=cpu,smoke"),
     (CRATE, "preset=paper,smoke"),
     (FINETUNE, "smoke"),
@@ -227,14 +311,23 @@ def test_the_smoke_size_takes_two_steps(file, arg, tmp_path):
     result = run.train(_config(file, arg), tmp_path)
     assert (result.step, result.exit_code) == (2, 0)
     assert int(result.state.step) == 2 and int(result.state.bad_steps) == 0
-    assert {"eval/loss", "eval/accuracy", "layers/coding_rate/1", "layers/nonzero/2"} <= set(
-        result.metrics
-    )
+    made = run.prepare(_config(file, arg))
+    wanted = {f"eval/{name}" for name in made.system.evaluation_metrics}
+    if made.config.system == "classify":
+        wanted |= {"layers/coding_rate/1", "layers/nonzero/2"}
+    assert wanted <= set(result.metrics)
+    if made.config.evaluate.evaluators:
+        found = json.loads((tmp_path / "evaluation.json").read_text())
+        assert found.pop("step") == 2 and found.items() <= result.metrics.items()
+        told = {name.split("/")[1] for name in found}
+        assert told == set(made.config.evaluate.evaluators)
     assert all(math.isfinite(value) for value in result.metrics.values())
     logged = (tmp_path / "metrics.jsonl").read_text()
     assert logged.count("train/loss") == 2 and "null" not in logged
 
 
 def test_every_file_has_a_smoke_size_among_the_quick_ones():
-    assert {file for file, _ in QUICK} == set(FILES)
+    quick = {file for file, _ in QUICK}
+    assert quick | {file for file, _ in SLOW} == set(FILES)
+    assert set(FILES) - quick <= {*CTRL.values(), SELF_SUPERVISED}  # one of each system is enough
     assert all(_config(file, arg).data.workers == 0 for file, arg in [*QUICK, *SLOW])

@@ -9,6 +9,10 @@
     python -m crate_jax.bench peers --torch-python PATH                     the same model elsewhere
     python -m crate_jax.bench input --source tfds:NAME                      the input pipeline
     python -m crate_jax.bench sweep --torch-python PATH                     seeds under one vmap
+    python -m crate_jax.bench games --torch-python PATH                     a sequential game
+    python -m crate_jax.bench landscape                                     starts under one vmap
+    python -m crate_jax.bench coding_rates                                  rates of many classes
+    python -m crate_jax.bench flatnet --torch-python PATH                   FlatNet's construction
     python -m crate_jax.bench ladder                                        all of these in little
 
 ``--help`` after a word tells its options. Only ratios of one run are worth comparing.
@@ -27,6 +31,10 @@ BENCHES = {
     "peers": "crate_jax.bench.peers",
     "input": "crate_jax.bench.input",
     "sweep": "crate_jax.bench.sweep",
+    "games": "crate_jax.bench.games",
+    "landscape": "crate_jax.bench.landscape",
+    "coding_rates": "crate_jax.bench.coding_rates",
+    "flatnet": "crate_jax.bench.flatnet",
     "ladder": "crate_jax.bench.ladder",
 }
 

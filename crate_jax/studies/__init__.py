@@ -22,9 +22,29 @@ from ml_collections import ConfigDict
 
 from crate_jax import config as configs
 from crate_jax.config import ConfigError, nearest
-from crate_jax.studies import ablation, llm_report, theory
+from crate_jax.studies import (
+    ablation,
+    flatnet,
+    games,
+    landscape,
+    landscape_data,
+    llm_report,
+    stability,
+    theory,
+    transcription,
+)
 
-STUDIES: dict[str, ModuleType] = {"ablation": ablation, "llm_report": llm_report, "theory": theory}
+STUDIES: dict[str, ModuleType] = {
+    "ablation": ablation,
+    "flatnet": flatnet,
+    "games": games,
+    "landscape": landscape,
+    "landscape_data": landscape_data,
+    "llm_report": llm_report,
+    "stability": stability,
+    "theory": theory,
+    "transcription": transcription,
+}
 """Name to module."""
 
 
