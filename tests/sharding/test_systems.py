@@ -1,8 +1,10 @@
 """Every task takes the step of one device on every preset of the mesh, whatever its objective.
 
 A shipped config of each task is taken at its smallest size; the batch is the first of its training.
+The optimizer is SGD, whose step is as close as the gradient: Adam's first one is nearly a sign.
 """
 
+import dataclasses
 import pathlib
 import runpy
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from crate_jax import data, run
-from crate_jax.config import MeshConfig, resolve
+from crate_jax.config import MeshConfig, OptimizerConfig, ScheduleConfig, resolve
 from crate_jax.sharding import place, rules
 from crate_jax.sharding.mesh import create_mesh
 from crate_jax.train import loop
@@ -34,7 +36,16 @@ def _configs():
         raw = runpy.run_path(str(path))["get_config"]("smoke")
         if "study" not in raw:
             found.setdefault(raw.system, raw)
-    return {name: resolve(raw) for name, raw in found.items()}
+    plain = {
+        "optimizer": OptimizerConfig(name="sgd", learning_rate=0.1),
+        "schedule": ScheduleConfig(name="constant"),
+    }
+    out = {}
+    for name, raw in found.items():
+        config = resolve(raw)
+        model = {key: value for key, value in config.model.items() if key != "dtype"}  # float32
+        out[name] = dataclasses.replace(config, model=model, **plain)
+    return out
 
 
 TASKS = _configs()
@@ -84,4 +95,4 @@ def test_the_step_of_one_device_is_taken_on_every_preset(alone, layout):
     for name, value in metrics.items():
         np.testing.assert_allclose(got[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
     moved = _norm(after, before)
-    assert moved > 0 and _norm(got_after, after) < 0.02 * moved
+    assert moved > 0 and _norm(got_after, after) < 1e-3 * moved
