@@ -15,7 +15,6 @@ would take at the pace of these: later ones cost the same unless d changes.
 import argparse
 import contextlib
 import pathlib
-import shutil
 import sys
 import tempfile
 import time
@@ -133,8 +132,7 @@ def main(argv) -> int:
             if getattr(args, name) < 1:
                 option = name.replace("_", "-")
                 raise ConfigError(f"--{option} must be at least 1; got {getattr(args, name)}.")
-        if args.torch_python and shutil.which(args.torch_python) is None:
-            raise ConfigError(f"--torch-python={args.torch_python} is no program.")
+        timing.check_interpreter(args.torch_python)
         rows = measure(args)
     except ConfigError as error:
         print(error, file=sys.stderr)

@@ -14,7 +14,6 @@ starts a few dozen compiled ones a step; PyTorch some hundred, each through its 
 import argparse
 import contextlib
 import pathlib
-import shutil
 import sys
 import tempfile
 import time
@@ -137,8 +136,7 @@ def main(argv) -> int:
         timing.check_rounds(args.rounds)
         if args.peer_steps < 1:
             raise ConfigError(f"--peer-steps must be at least 1; got {args.peer_steps}.")
-        if args.torch_python and shutil.which(args.torch_python) is None:
-            raise ConfigError(f"--torch-python={args.torch_python} is no program.")
+        timing.check_interpreter(args.torch_python)
         rows = measure(args)
     except ConfigError as error:
         print(error, file=sys.stderr)

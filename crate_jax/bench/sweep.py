@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -136,8 +135,7 @@ def main(argv) -> int:
         timing.check_rounds(args.rounds)
         if args.steps < 1:
             raise ConfigError(f"--steps must be at least 1; got {args.steps}.")
-        if args.torch_python and shutil.which(args.torch_python) is None:
-            raise ConfigError(f"--torch-python={args.torch_python} is no program.")
+        timing.check_interpreter(args.torch_python)
         if args.json and not pathlib.Path(args.json).absolute().parent.is_dir():
             raise ConfigError(f"--json={args.json}: the folder that it is in is not there.")
         rows = measure(args)

@@ -6,6 +6,7 @@ measured ``seconds`` with their ``fastest`` and ``slowest`` round.
 
 import json
 import random
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,12 @@ def check_rounds(rounds: int) -> None:
     """Raises a sentence where nothing would be measured."""
     if rounds < 1:
         raise ConfigError(f"--rounds must be at least 1; got {rounds}.")
+
+
+def check_interpreter(python: str | None) -> None:
+    """Raises a ConfigError where ``--torch-python`` is given and is no program."""
+    if python and shutil.which(python) is None:
+        raise ConfigError(f"--torch-python={python} is no program.")
 
 
 def alternate(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Row]:

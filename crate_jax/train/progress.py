@@ -1,10 +1,11 @@
 """The live view of a run: on a terminal a bar that moves, elsewhere a line now and then."""
 
 import contextlib
+import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 
 import jax
@@ -51,6 +52,49 @@ class OnTerminal:
     def _render(self):
         """What to draw now."""
         raise NotImplementedError
+
+
+class TableView(OnTerminal):
+    """Work that has named parts: on a terminal a row each, elsewhere a line now and then.
+
+    Args:
+      columns: heads; the first is of the name, the second of the state.
+      names: of the parts, in their order.
+      console: where to.
+      clock: seconds, for tests.
+    """
+
+    LINE_EVERY = 10.0  # seconds
+
+    def __init__(
+        self, columns: Sequence[str], names: Iterable[str], console: Console,
+        clock: Callable[[], float] = time.perf_counter,
+    ):  # fmt: skip
+        self._rows = {name: [name, "waiting"] for name in names}
+        self._columns, self._console, self._clock = columns, console, clock
+        self._printed = -math.inf
+        super().__init__(console)
+
+    def _say(self, name: str) -> None:
+        """Prints the line of a part."""
+        if self._live is None:
+            name, state, *rest = self._rows[name]
+            heads = self._columns[2 : None if rest else 2]
+            named = (f"{head} {text}" for head, text in zip(heads, rest, strict=True))
+            line = "  ".join([name, state, *named])
+            self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def _say_now_and_then(self, name: str) -> None:
+        now = self._clock()
+        if now - self._printed >= self.LINE_EVERY:
+            self._printed = now
+            self._say(name)
+
+    def _render(self) -> Table:
+        table = Table(*self._columns, box=None)
+        for row in self._rows.values():
+            table.add_row(*row)
+        return table
 
 
 class Progress(OnTerminal):

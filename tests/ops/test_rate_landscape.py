@@ -4,30 +4,20 @@ import itertools
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from crate_jax.ops import rate_landscape as forms
 from crate_jax.ops.regularised_rate import regularised_rate_reduction
+from tests.ops import plain_rates
+from tests.ops.plain_rates import EPS_SQ, SIZES, D, N
 
-SIZES, D, EPS_SQ = (3, 4, 6), 5, 0.5
-N = sum(SIZES)
 LMBDA = 0.3 * 0.8 * (math.sqrt(13 / 6) - 1) / (math.sqrt(13 / 6) + 1)  # alpha = 5/(13/2) = 0.77
 LAW = {"eps_sq": EPS_SQ, "lmbda": LMBDA}
 
 
 def plain(Z):
-    """F by log-determinants of d x d matrices, as it is defined."""
-    alpha = D / (N * EPS_SQ)
-    value = 0.5 * jnp.linalg.slogdet(jnp.eye(D) + alpha * Z.T @ Z)[1]
-    start = 0
-    for n in SIZES:
-        Z_k = Z[start : start + n]
-        start += n
-        gram = jnp.eye(D) + D / (n * EPS_SQ) * Z_k.T @ Z_k
-        value -= n / N * 0.5 * jnp.linalg.slogdet(gram)[1]
-    return value - LMBDA / 2 * (Z**2).sum()
+    return plain_rates.plain(Z, LMBDA)
 
 
 def build(ranks, saddle_ranks):

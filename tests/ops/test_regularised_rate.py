@@ -6,23 +6,15 @@ import numpy as np
 import pytest
 
 from crate_jax.ops import regularised_rate as rates
+from tests.ops import plain_rates
+from tests.ops.plain_rates import EPS_SQ, SIZES, D, N
 
-SIZES, D, EPS_SQ, LMBDA = (3, 4, 6), 5, 0.5, 0.05
-N = sum(SIZES)
+LMBDA = 0.05
 LAW = {"eps_sq": EPS_SQ, "lmbda": LMBDA}
 
 
 def plain(Z):
-    """F by log-determinants of d x d matrices, as it is defined."""
-    alpha = D / (N * EPS_SQ)
-    value = 0.5 * jnp.linalg.slogdet(jnp.eye(D) + alpha * Z.T @ Z)[1]
-    start = 0
-    for n in SIZES:
-        Z_k = Z[start : start + n]
-        start += n
-        gram = jnp.eye(D) + D / (n * EPS_SQ) * Z_k.T @ Z_k
-        value -= n / N * 0.5 * jnp.linalg.slogdet(gram)[1]
-    return value - LMBDA / 2 * (Z**2).sum()
+    return plain_rates.plain(Z, LMBDA)
 
 
 def test_value_and_gradient(x64):

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from crate_jax.studies.ablation.settings import Cell, Run
+from crate_jax.studies.metrics_file import MetricsFile
 from crate_jax.train import whole
 
 SERIES, RESULT = "series.npz", "result.npz"
@@ -84,25 +85,11 @@ def rows(
         yield json.dumps(row)
 
 
-class MetricsFile:
-    """``metrics.jsonl``: begun anew from what the cells have on disk, then appended to.
-
-    Args:
-      path: of the file.
-    """
-
-    def __init__(self, path: pathlib.Path):
-        self._file = path.open("w")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._file.close()
+class RunMetrics(MetricsFile):
+    """Lines of every run at every point."""
 
     def write(self, cell: Cell, runs: Sequence[Run], step: int, metrics: Mapping) -> None:
-        self._file.writelines(f"{line}\n" for line in rows(cell, runs, step, metrics))
-        self._file.flush()
+        self.write_lines(rows(cell, runs, step, metrics))
 
     def write_series(self, cell: Cell, runs: Sequence[Run], arrays: Mapping) -> None:
         """All points of a series or a result."""

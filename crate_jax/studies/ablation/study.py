@@ -15,7 +15,7 @@ from crate_jax.studies.ablation import report
 from crate_jax.studies.ablation.records import (
     RESULT,
     SERIES,
-    MetricsFile,
+    RunMetrics,
     Series,
     of_series,
 )
@@ -66,7 +66,7 @@ def run(settings: Settings, workdir: pathlib.Path, console: Console) -> int:
     results = {}
     whole = Mesh(np.asarray(jax.local_devices()), ("sweep",))
     with (
-        MetricsFile(workdir / "metrics.jsonl") as metrics,
+        RunMetrics(workdir / "metrics.jsonl") as metrics,
         View(cells, settings.train.steps, console) as view,
         Preemption(whole) as preemption,
     ):
@@ -111,7 +111,7 @@ class Training:
         self.trainer, self.series = Trainer(settings, cell, law), Series()
         self._state = None
 
-    def run(self, metrics: MetricsFile, view: View, preemption: Preemption) -> bool:
+    def run(self, metrics: RunMetrics, view: View, preemption: Preemption) -> bool:
         """Trains to the last update, or until a signal; whether it came to the end."""
         self._directory.mkdir(parents=True, exist_ok=True)
         view.begin(self._cell, len(self.trainer.runs))

@@ -9,19 +9,17 @@ from datetime import timedelta
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from crate_jax.studies.ablation.settings import Cell
-from crate_jax.train.progress import OnTerminal
+from crate_jax.train.progress import TableView
 
-LINE_EVERY = 10.0  # seconds
 COLUMNS = (
     "cell", "state", "step", "left", "run-steps/s", "loss", "Attn_<s>", "value ratio",
     "residual ratio",
 )  # fmt: skip
 
 
-class View(OnTerminal):
+class View(TableView):
     """Shows where the study stands.
 
     Args:
@@ -38,10 +36,8 @@ class View(OnTerminal):
         console: Console,
         clock: Callable[[], float] = time.perf_counter,
     ):
-        self._rows = {cell.name: [cell.name, "waiting"] for cell in cells}
-        self._total, self._console, self._clock = total, console, clock
-        self._printed, self._seconds, self._updates, self._runs = -np.inf, 0.0, 0, 0
-        super().__init__(console)
+        self._total, self._seconds, self._updates, self._runs = total, 0.0, 0, 0
+        super().__init__(COLUMNS, (cell.name for cell in cells), console, clock)
 
     def begin(self, cell: Cell, runs: int) -> None:
         """A cell is being compiled."""
@@ -67,17 +63,14 @@ class View(OnTerminal):
         self._rows[cell.name][1:] = [
             "training", f"{step:,}/{self._total:,}", left, *self._readings(metrics),
         ]  # fmt: skip
-        now = self._clock()
-        if now - self._printed >= LINE_EVERY:
-            self._printed = now
-            self._print(cell)
+        self._say_now_and_then(cell.name)
 
     def end(self, cell: Cell, metrics: Mapping[str, np.ndarray], how: str = "done") -> None:
         """A cell is finished, or was before."""
         self._rows[cell.name][1:] = [
             how, f"{self._total:,}/{self._total:,}", "-", *self._readings(metrics),
         ]  # fmt: skip
-        self._print(cell)
+        self._say(cell.name)
 
     def _readings(self, metrics: Mapping[str, np.ndarray]) -> list[str]:
         R = len(metrics["loss"])
@@ -92,16 +85,3 @@ class View(OnTerminal):
             f"{speed:,.0f}" if speed == speed else "-",
             *(f"{np.median(x):.3g}" for x in of_run),
         ]
-
-    def _print(self, cell: Cell) -> None:
-        if self._live is None:
-            name, state, *rest = self._rows[cell.name]
-            named = (f"{head} {text}" for head, text in zip(COLUMNS[2:], rest, strict=True))
-            line = "  ".join([name, state, *named])
-            self._console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-    def _render(self) -> Table:
-        table = Table(*COLUMNS, box=None)
-        for row in self._rows.values():
-            table.add_row(*row)
-        return table

@@ -15,6 +15,7 @@ import numpy as np
 from crate_jax.config import ConfigError
 from crate_jax.models.flatnet import Layer, Stack
 from crate_jax.models.flatnet_build import Iteration
+from crate_jax.studies.metrics_file import MetricsFile
 from crate_jax.train import whole
 
 NETWORK, RESULT = "network.npz", "result.json"
@@ -56,25 +57,12 @@ def read_result(path: pathlib.Path) -> dict | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-class Metrics:
-    """``metrics.jsonl``: begun anew from what the networks have on disk, then appended to.
-
-    Args:
-      path: of the file.
-    """
-
-    def __init__(self, path: pathlib.Path):
-        self._file = path.open("w")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._file.close()
+class IterationMetrics(MetricsFile):
+    """Lines of every iteration."""
 
     def write(self, cell: str, iterations: Iterable[Iteration]) -> None:
         """A line an iteration."""
-        for iteration in iterations:
-            row = {"step": iteration.index + 1, "cell": cell, **dataclasses.asdict(iteration)}
-            self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        self.write_lines(
+            json.dumps({"step": it.index + 1, "cell": cell, **dataclasses.asdict(it)})
+            for it in iterations
+        )

@@ -19,7 +19,7 @@ from crate_jax.studies.flatnet.measure import Network, Projection, mean_square, 
 from crate_jax.studies.flatnet.records import (
     NETWORK,
     RESULT,
-    Metrics,
+    IterationMetrics,
     read_network,
     read_result,
     write_network,
@@ -53,7 +53,7 @@ def run(settings: Settings, workdir: pathlib.Path, console: Console) -> int:
     x64 = jax.enable_x64(True) if settings.dtype == "float64" else contextlib.nullcontext()
     with (
         x64,
-        Metrics(workdir / "metrics.jsonl") as metrics,
+        IterationMetrics(workdir / "metrics.jsonl") as metrics,
         View(cells, settings.build.n_iter, console) as view,
         Preemption(Mesh(np.asarray(local), ("all",))) as preemption,
     ):
@@ -100,8 +100,8 @@ def _load(settings: Settings, cell: Cell, console: Console) -> manifolds.Manifol
 
 
 def _construct(
-    settings: Settings, cell: Cell, builder: Builder, directory: pathlib.Path, metrics: Metrics,
-    view: View, preemption: Preemption, console: Console,
+    settings: Settings, cell: Cell, builder: Builder, directory: pathlib.Path,
+    metrics: IterationMetrics, view: View, preemption: Preemption, console: Console,
 ) -> bool:  # fmt: skip
     """Builds to the end, or until a signal; whether it came to the end."""
     with Checkpoints(directory, keep_last=2, keep_best=0, report=console.print) as checkpoints:

@@ -19,7 +19,6 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from crate_jax.config import ConfigError
 from crate_jax.interpret.page import Picture, Table, write_page
 from crate_jax.interpret.summary import facts
 from crate_jax.ops import rate_landscape as forms
@@ -47,6 +46,7 @@ from crate_jax.studies.landscape.critical import (
 )
 from crate_jax.studies.landscape.problem import Problem
 from crate_jax.studies.landscape.settings import Settings, check, problem_of
+from crate_jax.studies.precision import float64_on_cpu
 from crate_jax.train import whole
 
 __all__ = ["Settings", "check", "run"]
@@ -67,15 +67,8 @@ class Done(NamedTuple):
 def run(settings: Settings, workdir: pathlib.Path, console: Console) -> int:
     """Measures, compares, writes; returns 0 whatever the verdicts are."""
     start = time.perf_counter()
-    try:
-        cpu = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:
-        raise ConfigError(
-            "the landscape study computes in float64 on the CPU, which JAX_PLATFORMS leaves out; "
-            "add cpu to it."
-        ) from None
     problem = problem_of(settings)
-    with jax.default_device(cpu), jax.enable_x64(True):
+    with float64_on_cpu("landscape"):
         done = measure(settings, problem, console)
     table = verdict_table(done.claims, "Landscape")
     console.print(table)

@@ -24,6 +24,7 @@ from crate_jax.data import bigram
 from crate_jax.interpret.page import Picture, Table, write_page
 from crate_jax.interpret.summary import facts
 from crate_jax.studies.claims import COLUMNS, verdict_table
+from crate_jax.studies.precision import float64_on_cpu
 from crate_jax.studies.theory import figures
 from crate_jax.studies.theory import simple as simple_model
 from crate_jax.studies.theory.laws import load_law, make_ensemble
@@ -113,14 +114,7 @@ def check(settings: Settings) -> None:
 def run(settings: Settings, workdir: pathlib.Path, console: Console) -> int:
     """Integrates, compares, writes; returns 0 whatever the verdicts are."""
     start = time.perf_counter()
-    try:
-        cpu = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:
-        raise ConfigError(
-            "the theory study computes in float64 on the CPU, which JAX_PLATFORMS leaves out; "
-            "add cpu to it."
-        ) from None
-    with jax.default_device(cpu), jax.enable_x64(True):
+    with float64_on_cpu("theory"):
         ensemble = make_ensemble(settings)
         done = _integrate(settings, ensemble, console)
     courses = {}
